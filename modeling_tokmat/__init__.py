@@ -1,0 +1,21 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Token Maturation for transformers. Importing this package registers TokMat with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from .configuration_tokmat import TokMatConfig
+from .generation_tokmat import MaturationSettings, TokMatGenerateOutput
+from .modeling_tokmat import TokMatForContinuousLM, TokMatOutput, TokMatPreTrainedModel
+
+AutoConfig.register("tokmat", TokMatConfig, exist_ok=True)
+AutoModel.register(TokMatConfig, TokMatForContinuousLM, exist_ok=True)
+AutoModelForCausalLM.register(TokMatConfig, TokMatForContinuousLM, exist_ok=True)
+
+__all__ = [
+    "MaturationSettings",
+    "TokMatConfig",
+    "TokMatForContinuousLM",
+    "TokMatGenerateOutput",
+    "TokMatOutput",
+    "TokMatPreTrainedModel",
+]

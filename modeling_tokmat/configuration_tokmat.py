@@ -1,0 +1,254 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""TokMat configuration: a decoder-only backbone, and what the weights were trained for."""
+
+from dataclasses import fields
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .maturation_tokmat import MAX_TAIL_LENGTH, is_integer, is_number, require, validate_schedule
+
+NEGATIVES = ("uniform", "unigram", "batch", "all")
+MATURATIONS = ("simulated", "rollout")
+TAIL_ATTENTIONS = ("causal",)
+
+# What a saved folder loads with: `AutoModel` and `AutoModelForCausalLM` give the one class that generates.
+AUTO_MAP = {
+    "AutoConfig": "configuration_tokmat.TokMatConfig",
+    "AutoModel": "modeling_tokmat.TokMatForContinuousLM",
+    "AutoModelForCausalLM": "modeling_tokmat.TokMatForContinuousLM",
+}
+
+# Names that transformers itself writes into, or reads from, a config.json beside a class's declared fields.
+_FOREIGN_KEYS = {"auto_map", "model_type", "quantization_config", "name_or_path", "attn_implementation", "num_labels"}
+_FOREIGN_KEYS |= {"torch_dtype", "experts_implementation", "output_attentions", "return_dict", "task_specific_params"}
+
+
+class TokMatConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`TokMatForContinuousLM`]. Every wrong value is refused with a `ValueError` that names the
+    field, the value and what is allowed.
+
+    Args:
+        backbone_config (`PreTrainedConfig` or `dict`, *optional*, defaults to `GPT2Config()`):
+            Any decoder-only transformers model with full attention that accepts `inputs_embeds`. A dict needs a
+            `"model_type"`.
+        embedding_radius (`float`, *optional*):
+            R, the norm of every row of `token_embeddings()`, in the units of the backbone's embedding table. Measured
+            when the model is made (the mean row norm of its table) if not given.
+        logit_scale (`float`, *optional*, defaults to 20.0):
+            Inverse InfoNCE temperature on cosines (Eq. 7), and the scale of `logits`.
+        regression_weight (`float`, *optional*, defaults to 1.0):
+            rho, the weight of `||z^ - e||^2 / R^2` (Eq. 6).
+        contrastive_weight (`float`, *optional*, defaults to 1.0):
+            lambda, the weight of the InfoNCE term (Eq. 7).
+        negatives (`str`, *optional*, defaults to `"uniform"`):
+            Source of the negatives: `"uniform"`, `"unigram"`, `"batch"` or `"all"` (the whole vocabulary, exact).
+        num_negatives (`int`, *optional*, defaults to 256):
+            How many are drawn, with replacement, one set for all positions; unused with `"all"`.
+        unigram_exponent (`float`, *optional*, defaults to 0.75):
+            Exponent of the token frequencies under `negatives="unigram"`.
+        context_negatives (`float`, *optional*, defaults to 0.0):
+            w in nats: the distinct earlier ids of the same document enter the denominator with their score + w.
+            0 leaves them out.
+        context_window (`int`, *optional*, defaults to 0):
+            How many positions back `context_negatives` reach; 0 is the whole document.
+        maturation (`str`, *optional*, defaults to `"simulated"`):
+            What simulated tails hold: the true future (`"simulated"`) or the model's own guesses (`"rollout"`).
+        rollout_passes (`int`, *optional*, defaults to 1):
+            Passes without gradient that make those guesses.
+        tail_attention (`str`, *optional*, defaults to `"causal"`):
+            How tail slots see one another; `"causal"` is the only kind.
+        min_tail_length, max_tail_length (`int`, *optional*, defaults to 1 and 32):
+            Range of K in training, within [1, 64].
+        clean_probability (`float`, *optional*, defaults to 0.5):
+            Share of training sequences without a tail.
+        embryo_norm (`float`, *optional*, defaults to 0.1):
+            Norm of a fresh vector in units of R.
+        schedule, alpha_max, schedule_gamma, schedule_beta (*optional*, default to `"linear"`, 0.9, 0.8, 1.0):
+            The maturity schedule: `"linear"`, `"cosine"`, `"geometric"` (gamma) or `"power"` (beta) (paper 3.3).
+        freeze_embeddings (`bool`, *optional*, defaults to `False`):
+            Whether the embedding table stays as it is in training.
+        bos_token_id, eos_token_id, pad_token_id (`int`, *optional*):
+            Default to the backbone's.
+        use_cache (`bool`, *optional*, defaults to `True`):
+            Whether the model returns its keys and values.
+    """
+
+    model_type = "tokmat"
+    sub_configs = {"backbone_config": AutoConfig}
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "regression_loss",
+        "contrastive_loss",
+        "predicted_embeds",
+        "hidden_states",
+        "attentions",
+    ]
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    embedding_radius: float | None = None
+    logit_scale: float = 20.0
+    regression_weight: float = 1.0
+    contrastive_weight: float = 1.0
+    negatives: str = "uniform"
+    num_negatives: int = 256
+    unigram_exponent: float = 0.75
+    context_negatives: float = 0.0
+    context_window: int = 0
+    maturation: str = "simulated"
+    rollout_passes: int = 1
+    tail_attention: str = "causal"
+    min_tail_length: int = 1
+    max_tail_length: int = 32
+    clean_probability: float = 0.5
+    embryo_norm: float = 0.1
+    schedule: str = "linear"
+    alpha_max: float = 0.9
+    schedule_gamma: float = 0.8
+    schedule_beta: float = 1.0
+    freeze_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        unknown = sorted(
+            key
+            for key in kwargs
+            if not key.startswith("_") and key not in _FOREIGN_KEYS and not hasattr(PreTrainedConfig, key)
+        )
+        require(not unknown, "TokMatConfig fields", unknown, "among " + ", ".join(tokmat_fields()))
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        self.backbone_config = _resolve_backbone(self.backbone_config)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.backbone_config, name, None))
+        self.check_fields()
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        require(
+            "backbone_config" in config_dict,
+            "backbone_config",
+            None,
+            "in the configuration (a dict with `model_type`)",
+        )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def tiny(cls, vocab_size: int = 97, model_type: str = "gpt2", **fields) -> "TokMatConfig":
+        """A model of about 20,000 parameters, without dropout, for tests and trials. `fields` override any field."""
+        backbone = {
+            "vocab_size": vocab_size,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": 1,
+        }
+        if model_type == "gpt2":
+            backbone |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        else:
+            backbone |= {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+        fields.setdefault("max_tail_length", 8)
+        fields.setdefault("num_negatives", 16)
+        return cls(backbone_config=AutoConfig.for_model(model_type, **backbone), **fields)
+
+    def check_fields(self) -> None:
+        """Refuse wrong values with a `ValueError` that names the field, the value and what is allowed."""
+
+        def check(name, ok, allowed):
+            require(ok(getattr(self, name)), name, getattr(self, name), allowed)
+
+        radius = self.embedding_radius
+        require(
+            radius is None or (is_number(radius, 0) and radius > 0), "embedding_radius", radius, "a number above 0"
+        )
+        check("logit_scale", lambda value: is_number(value, 0) and value > 0, "a number above 0")
+        for name in ("regression_weight", "contrastive_weight", "context_negatives", "unigram_exponent"):
+            check(name, lambda value: is_number(value, 0), "a number of at least 0")
+        check("negatives", lambda value: value in NEGATIVES, f"one of {', '.join(NEGATIVES)}")
+        check("num_negatives", lambda value: is_integer(value, 1), "an integer of at least 1")
+        check(
+            "context_window", lambda value: is_integer(value, 0), "an integer of at least 0 (0 = the whole document)"
+        )
+        check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
+        check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
+        check("tail_attention", lambda value: value in TAIL_ATTENTIONS, f"one of {', '.join(TAIL_ATTENTIONS)}")
+        check("max_tail_length", lambda value: is_integer(value, 1, MAX_TAIL_LENGTH), f"in [1, {MAX_TAIL_LENGTH}]")
+        longest = self.max_tail_length
+        check("min_tail_length", lambda value: is_integer(value, 1, longest), f"in [1, max_tail_length = {longest}]")
+        check("clean_probability", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
+        check("embryo_norm", lambda value: is_number(value, 0), "a number of at least 0")
+        check("freeze_embeddings", lambda value: isinstance(value, bool), "True or False")
+        validate_schedule(**self.schedule_settings())
+
+    def schedule_settings(self) -> dict:
+        """The maturity schedule as keyword arguments of `schedule_maturity`."""
+        return {name: getattr(self, name) for name in ("schedule", "alpha_max", "schedule_gamma", "schedule_beta")}
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        """The backbone's configuration: caches and resizing read layer counts, head sizes and vocabulary from it."""
+        return self.backbone_config
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backbone_config.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.backbone_config.hidden_size
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Positions that the backbone has; None if it sets no limit."""
+        return getattr(self.backbone_config, "max_position_embeddings", None)
+
+
+def tokmat_fields() -> list[str]:
+    """Names of the fields that TokMatConfig adds to transformers' own."""
+    inherited = {field.name for field in fields(PreTrainedConfig)}
+    return [field.name for field in fields(TokMatConfig) if field.name not in inherited]
+
+
+def _resolve_backbone(backbone) -> PreTrainedConfig:
+    if backbone is None:
+        backbone = {"model_type": "gpt2"}
+    if isinstance(backbone, dict):
+        require("model_type" in backbone, "backbone_config", backbone, 'a dict with a "model_type", e.g. "gpt2"')
+        values = dict(backbone)
+        model_type = values.pop("model_type")
+        try:
+            backbone = AutoConfig.for_model(model_type, **values)
+        except ValueError as error:
+            if "Unrecognized model identifier" not in str(error):
+                raise
+            require(False, "backbone_config.model_type", model_type, "a model type that transformers knows")
+    require(isinstance(backbone, PreTrainedConfig), "backbone_config", backbone, "a dict or a PreTrainedConfig")
+
+    name = backbone.model_type
+    decoder_only = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and getattr(backbone, "is_decoder", True) is not False
+    decoder_only = decoder_only and not backbone.is_encoder_decoder and hasattr(backbone, "num_attention_heads")
+    require(
+        decoder_only, "backbone_config.model_type", name, "a decoder-only attention model (gpt2, llama, qwen3, ...)"
+    )
+    window = getattr(backbone, "sliding_window", None) if getattr(backbone, "use_sliding_window", True) else None
+    kinds = set(getattr(backbone, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    require(
+        window is None and not kinds,
+        "backbone_config",
+        f"{name} with sliding_window={window}, layer_types={sorted(kinds)}",
+        "a model with full attention in every layer",
+    )
+    return backbone
+
+
+TokMatConfig.register_for_auto_class()
+
+__all__ = ["TokMatConfig"]

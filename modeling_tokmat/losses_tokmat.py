@@ -1,0 +1,165 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The training loss: regression + InfoNCE, weighted by maturity (paper 4.1, Eq. 6 to 8), chunked over positions."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from .maturation_tokmat import require
+
+CHUNK_ELEMENTS = 2**24  # scores held at a time: 64 MiB in fp32
+
+
+def document_index(
+    position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, shape: torch.Size, device: torch.device
+) -> torch.Tensor:
+    """Index of the document that each position belongs to, shape (batch, length), -1 in padding.
+
+    As in transformers, packed documents are told from `position_ids` that do not go up by one, and only without an
+    `attention_mask`; a 2-D `attention_mask` marks padding.
+    """
+    if attention_mask is not None:
+        return torch.where(attention_mask.to(device).bool(), 0, -1)
+    if position_ids is None:
+        return torch.zeros(shape, dtype=torch.long, device=device)
+    return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(-1).expand(shape)
+
+
+def draw_negatives(
+    source: str,
+    num_negatives: int,
+    vocab_size: int,
+    labels: torch.Tensor,
+    token_weights: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor | None:
+    """One set of negatives for all positions, drawn with replacement, shape (num_negatives,); None for "all".
+
+    Args:
+        labels: the pool of `source="batch"`; -100 is left out.
+        token_weights: unnormalised probabilities for `source="unigram"`, shape (V,).
+        generator: a CPU generator; torch's global one if None.
+    """
+    if source == "all":
+        return None
+    if source == "unigram":
+        seen = token_weights is not None and bool((token_weights > 0).any())
+        require(seen, "token_counts", token_weights, 'set with `set_token_counts` when negatives="unigram"')
+        drawn = torch.multinomial(token_weights.float().cpu(), num_negatives, replacement=True, generator=generator)
+    elif source == "batch" and bool((labels != -100).any()):
+        pool = labels[labels != -100].cpu()
+        drawn = pool[torch.randint(len(pool), (num_negatives,), generator=generator)]
+    else:
+        drawn = torch.randint(vocab_size, (num_negatives,), generator=generator)
+    return drawn.to(labels.device, non_blocking=True)
+
+
+class ContextNegatives:
+    """The distinct ids at positions <= t of t's document and window, without t's target (`context_negatives`).
+
+    Args:
+        ids: true ids, shape (batch, length). documents: as `document_index` gives them. window: 0 = the whole document.
+        weight: w, in nats. unit: unit embeddings of `ids`, shape (batch, length, d); only sampled sources read it.
+    """
+
+    def __init__(self, ids, documents, window: int, weight: float, unit: torch.Tensor | None = None):
+        self.ids, self.documents, self.window, self.weight, self.unit = ids, documents, window, weight, unit
+        # An id counts once: at its last occurrence up to t, the one whose next occurrence is later than t.
+        length = ids.shape[1]
+        key, order = (documents * (ids.max() + 1) + ids).sort(dim=1, stable=True)
+        following = torch.where(key[:, 1:] == key[:, :-1], order[:, 1:], length)
+        self.next_occurrence = torch.full_like(ids, length).scatter(1, order[:, :-1], following)
+
+    def present(self, rows: slice, positions: slice, targets: torch.Tensor) -> torch.Tensor:
+        """Which positions s hold a context negative of t, shape (rows, positions, length); each id at most once."""
+        place = torch.arange(self.ids.shape[1], device=self.ids.device)
+        here, there = place[positions][:, None], place[None]
+        near = (there <= here) & ((here - there < self.window) if self.window else True)
+        same = self.documents[rows, positions, None] == self.documents[rows, None]
+        last = self.next_occurrence[rows, None] > here
+        return near & same & last & (self.ids[rows, None] != targets[..., None])
+
+
+def info_nce(
+    predicted: torch.Tensor,
+    target_ids: torch.Tensor,
+    keys: torch.Tensor,
+    logit_scale: float,
+    vocab_size: int,
+    target_unit: torch.Tensor | None = None,
+    negative_ids: torch.Tensor | None = None,
+    context: ContextNegatives | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> torch.Tensor:
+    """InfoNCE per position (Eq. 7), shape (batch, length), float32 (float64 for float64 input).
+
+    Args:
+        predicted: z^, shape (batch, length, d). target_ids: shape (batch, length), without -100.
+        keys: unit rows: the whole table, shape (V, d), if `negative_ids` is None, else those of the negatives.
+        target_unit: unit embeddings of the targets, shape (batch, length, d); read for sampled negatives.
+        negative_ids: shape (num_negatives,); one that equals the target is masked.
+        context: the past as additional negatives.
+        chunk_elements: scores held at a time. With more of them than that, chunks are recomputed in the backward
+            pass, so that no (positions x vocabulary) matrix is ever held.
+    """
+    batch, length, _ = predicted.shape
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    unit = F.normalize(predicted.to(dtype), dim=-1).to(predicted.dtype)
+    keys = keys.to(predicted.dtype)
+
+    def chunk(unit, keys, target_unit, context_unit, rows: slice, positions: slice):
+        targets = target_ids[rows, positions]
+        scores = logit_scale * F.linear(unit, keys).to(dtype)
+        present = context.present(rows, positions, targets) if context is not None else None
+        if negative_ids is None:
+            target = scores.gather(-1, targets[..., None])
+            if present is not None:
+                ids = context.ids[rows, None].expand(present.shape)
+                scores = scores.scatter_add(-1, ids, context.weight * present.to(dtype))
+            return (torch.logsumexp(scores, -1, keepdim=True) - target)[..., 0]
+
+        target = logit_scale * (unit.to(dtype) * target_unit.to(dtype)).sum(-1, keepdim=True)
+        barred = negative_ids == targets[..., None]
+        terms = [target, scores]
+        if present is not None:
+            ids = context.ids[rows, None].expand(present.shape)
+            taken = torch.zeros(*targets.shape, vocab_size, dtype=torch.int8, device=ids.device)
+            taken.scatter_add_(-1, ids, present.to(torch.int8))
+            barred = barred | (taken[..., negative_ids] > 0)
+            # A sampled negative stands for V / num_negatives ids, one of the past for itself alone.
+            shift = context.weight - torch.log(torch.tensor(vocab_size / len(negative_ids), dtype=dtype))
+            past = logit_scale * torch.matmul(unit, context_unit.to(unit.dtype).transpose(1, 2)).to(dtype) + shift
+            terms.append(past.masked_fill(~present, -torch.inf))
+        terms[1] = scores.masked_fill(barred, -torch.inf)
+        return (torch.logsumexp(torch.cat(terms, dim=-1), -1, keepdim=True) - target)[..., 0]
+
+    width = vocab_size if negative_ids is None or context is not None else len(negative_ids)
+    rows_at_once = max(1, chunk_elements // (length * width))
+    positions_at_once = max(1, min(length, chunk_elements // width))
+    many = rows_at_once < batch or positions_at_once < length
+    run: Callable = chunk
+    if many and torch.is_grad_enabled():
+        run = lambda *args: checkpoint(chunk, *args, use_reentrant=False, preserve_rng_state=False)  # noqa: E731
+    losses = []
+    for first_row in range(0, batch, rows_at_once):
+        rows = slice(first_row, first_row + rows_at_once)
+        context_unit = context.unit[rows] if context is not None and context.unit is not None else None
+        parts = []
+        for first in range(0, length, positions_at_once):
+            positions = slice(first, first + positions_at_once)
+            near = target_unit[rows, positions] if target_unit is not None else None
+            parts.append(run(unit[rows, positions], keys, near, context_unit, rows, positions))
+        losses.append(torch.cat(parts, dim=1))
+    return torch.cat(losses)
+
+
+def regression(predicted: torch.Tensor, targets: torch.Tensor, radius: float) -> torch.Tensor:
+    """|| z^ - e ||^2 / R^2 per position (Eq. 6), shape (batch, length).
+
+    Args:
+        predicted: z^, shape (batch, length, d). targets: e of norm R, same shape.
+    """
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    return ((predicted.to(dtype) - targets.to(dtype)) / radius).square().sum(-1)

@@ -1,0 +1,206 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The dynamics of Token Maturation as pure tensor functions (arXiv 2601.04854, sections 3 and 4).
+
+Training simulates maturation and decoding performs it with these same functions, so the two cannot drift apart.
+Throughout, maturity alpha is 1 for a committed vector and 0 for a fresh embryo; slot j = 1 is the front of the tail.
+"""
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+
+SCHEDULES = ("linear", "cosine", "geometric", "power")
+RATES = ("paper", "consistent")
+MAX_TAIL_LENGTH = 64  # rows of the FiLM table
+
+
+def require(condition: bool, name: str, value, allowed: str) -> None:
+    """Raise a `ValueError` that names the argument, its value and what is allowed, unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"`{name}` is {value!r}, but it must be {allowed}.")
+
+
+def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether `value` is a finite real number (not a bool) in [low, high]."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and math.isfinite(value) and low <= value <= high
+
+
+def is_integer(value, low: int, high: float = math.inf) -> bool:
+    """Whether `value` is an int (not a bool) in [low, high]."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def validate_schedule(schedule: str, alpha_max: float, schedule_gamma: float, schedule_beta: float) -> None:
+    """Refuse wrong schedule settings with a `ValueError` that names the setting, its value and what is allowed."""
+    require(schedule in SCHEDULES, "schedule", schedule, f"one of {', '.join(SCHEDULES)}")
+    require(is_number(alpha_max, 0, 1) and alpha_max > 0, "alpha_max", alpha_max, "a number in (0, 1]")
+    require(is_number(schedule_gamma, 0, 1) and schedule_gamma > 0, "schedule_gamma", schedule_gamma, "in (0, 1]")
+    require(is_number(schedule_beta, 0) and schedule_beta > 0, "schedule_beta", schedule_beta, "a number above 0")
+
+
+def schedule_maturity(
+    slot: torch.Tensor,
+    tail_length: torch.Tensor | int,
+    schedule: str = "linear",
+    alpha_max: float = 0.9,
+    schedule_gamma: float = 0.8,
+    schedule_beta: float = 1.0,
+) -> torch.Tensor:
+    """a_j, the maturity that slot j has AFTER an update; before it, the slot has a_{j+1} (paper 3.3).
+
+    Args:
+        slot: integer tensor of any shape, j >= 1.
+        tail_length: K, an int or a tensor that broadcasts with `slot`.
+
+    Returns:
+        Tensor of the broadcast shape, dtype float64: non-increasing in j, alpha_max at j = 1, 0 for every j > K.
+    """
+    slot, tail_length = torch.broadcast_tensors(
+        torch.as_tensor(slot), torch.as_tensor(tail_length, device=torch.as_tensor(slot).device)
+    )
+    done = ((slot - 1).double() / tail_length).clamp(max=1.0)
+    if schedule == "linear":
+        maturity = 1 - done
+    elif schedule == "cosine":
+        maturity = torch.cos(math.pi / 2 * done)
+    elif schedule == "geometric":
+        maturity = torch.full_like(done, schedule_gamma) ** (slot - 1)
+    elif schedule == "power":
+        maturity = (1 - done) ** schedule_beta
+    else:
+        require(False, "schedule", schedule, f"one of {', '.join(SCHEDULES)}")
+    return torch.where(slot > tail_length, 0.0, alpha_max * maturity)
+
+
+def tail_maturities(tail_length: int, **schedule_settings) -> torch.Tensor:
+    """a_1, ..., a_{K+1} as a float64 tensor of shape (K + 1,): `[:-1]` is after an update, `[1:]` before it."""
+    return schedule_maturity(torch.arange(1, tail_length + 2), tail_length, **schedule_settings)
+
+
+def update_rates(maturities: torch.Tensor, rate: str = "paper") -> torch.Tensor:
+    """eta_1, ..., eta_K: how far each slot moves toward its prediction in one step.
+
+    "paper" is eta_j = a_j (Eq. 4 read literally). "consistent" is (a_j - a_{j+1}) / (1 - a_{j+1}), the only rate that
+    carries a_{j+1} * content + (1 - a_{j+1}) * noise exactly to a_j * content + (1 - a_j) * noise.
+
+    Args:
+        maturities: a_1, ..., a_{K+1}, shape (K + 1,), as `tail_maturities` returns them.
+
+    Returns:
+        Tensor of shape (K,) in [0, 1].
+    """
+    after, before = maturities[:-1], maturities[1:]
+    if rate == "paper":
+        return after.clone()
+    require(rate == "consistent", "rate", rate, f"one of {', '.join(RATES)}")
+    # A slot that is told maturity 1 before the update holds no noise to carry along: it follows its prediction.
+    return torch.where(before < 1, (after - before) / (1 - before).clamp(min=1e-12), 1.0)
+
+
+def update_tail(tail: torch.Tensor, predicted: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
+    """z~_j <- z~_j + eta_j (z^_j - z~_j) (Eq. 4).
+
+    Args:
+        tail, predicted: z~ and z^, shape (batch, slots, d).
+        rates: eta, shape (slots,).
+    """
+    return torch.lerp(tail, predicted.to(tail.dtype), rates.to(tail.dtype)[:, None])
+
+
+def corrupt(content: torch.Tensor, noise: torch.Tensor, maturity: torch.Tensor) -> torch.Tensor:
+    """alpha * content + (1 - alpha) * noise (paper 4.1); exactly `content` where alpha = 1.
+
+    Args:
+        content, noise: shape (..., d). maturity: shape (...,).
+    """
+    alpha = maturity.to(content.dtype)[..., None]
+    return alpha * content + (1 - alpha) * noise.to(content.dtype)
+
+
+def project(vectors: torch.Tensor, table: torch.Tensor, chunk_size: int = 4096) -> torch.Tensor:
+    """argmax_i <z, e_i> (Eq. 5): ids of the nearest rows of a table whose rows share one norm.
+
+    Args:
+        vectors: shape (..., d). table: shape (V, d). chunk_size: vectors compared with the table at a time.
+
+    Returns:
+        Ids of shape (...,).
+    """
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    ids = [F.linear(part.to(table.dtype), table).argmax(dim=-1) for part in flat.split(max(chunk_size, 1))]
+    return torch.cat(ids).view(vectors.shape[:-1]) if ids else vectors.new_zeros(vectors.shape[:-1], dtype=torch.long)
+
+
+def mix_seed(*parts: int) -> int:
+    """One 63-bit seed that depends on every part and on their order; unrelated for neighbouring parts."""
+    digest = hashlib.blake2b(b",".join(str(int(part)).encode() for part in parts), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def low_norm_noise(count: int, dim: int, norm: float, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """`count` isotropic vectors of norm `norm`, shape (count, dim), a function of `seed` alone, drawn on the CPU."""
+    if norm == 0:
+        return torch.zeros(count, dim, dtype=dtype)
+    noise = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return F.normalize(noise.to(dtype), dim=-1) * norm
+
+
+def embryos(
+    maturation_seed: int, num_return_sequences: int, position: int, dim: int, norm: float, dtype: torch.dtype
+) -> torch.Tensor:
+    """The fresh vectors for generated position `position`, shape (num_return_sequences, dim), on the CPU.
+
+    Row r is a function of (maturation_seed, r, position) alone: the same for every row of a batch and whatever the
+    padding, so that a batch equals its singles and return sequences differ in nothing else.
+    """
+    seeds = (mix_seed(maturation_seed, index, position) for index in range(num_return_sequences))
+    return torch.cat([low_norm_noise(1, dim, norm, seed, dtype) for seed in seeds])
+
+
+class SimulatedTails:
+    """Where the simulated tails of a training batch lie (paper 4.1); a function of (seeds, labels, documents) alone.
+
+    Args:
+        seeds: one per sequence, shape (batch,), int64.
+        labels: shape (batch, length); the tail ends at the last label that is not -100.
+        documents: document index per position, shape (batch, length), -1 in padding.
+        config: a `TokMatConfig`: min/max_tail_length, clean_probability and the schedule.
+
+    Attributes:
+        tail_length: K per sequence, shape (batch,); 1 for a sequence without a tail.
+        slot: j = 1..K at tail positions, 0 elsewhere, shape (batch, length).
+        maturity: alpha, shape (batch, length), float32: a_{j+1} at slot j, 1 elsewhere.
+    """
+
+    def __init__(self, seeds: torch.Tensor, labels: torch.Tensor, documents: torch.Tensor, config):
+        drawn = []
+        for seed in seeds.tolist():
+            generator = torch.Generator().manual_seed(seed)
+            clean = torch.rand((), generator=generator).item() < config.clean_probability
+            length = torch.randint(config.min_tail_length, config.max_tail_length + 1, (), generator=generator).item()
+            drawn.append(0 if clean else length)
+        drawn = torch.tensor(drawn, device=labels.device)
+
+        positions = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+        usable = (labels != -100) & (documents >= 0)
+        end = torch.where(usable, positions + 1, 0).amax(dim=1)
+        last_document = documents.gather(1, (end - 1).clamp(min=0)[:, None])
+        start = torch.where(documents == last_document, positions, labels.shape[1]).amin(dim=1)
+        # At least one committed position of the same document comes before the tail.
+        tail = torch.minimum(drawn, end - start - 1).clamp(min=0)
+
+        slot = positions - (end - tail)[:, None] + 1
+        self.slot = torch.where((slot >= 1) & (slot <= tail[:, None]), slot, 0)
+        self.tail_length = tail.clamp(min=1)
+        before = schedule_maturity(self.slot + 1, self.tail_length[:, None], **config.schedule_settings())
+        self.maturity = torch.where(self.slot > 0, before, 1.0).float()
+
+    def noise(self, seeds: torch.Tensor, dim: int, norm: float) -> torch.Tensor:
+        """Embryo noise of norm `norm` at the tail positions, zeros elsewhere, shape (batch, length, dim), float32."""
+        longest = int(MAX_TAIL_LENGTH)
+        rows = torch.stack([low_norm_noise(longest, dim, norm, mix_seed(seed, 1)) for seed in seeds.tolist()])
+        index = (self.slot - 1).clamp(min=0)[..., None].expand(-1, -1, dim)
+        return rows.to(self.slot.device).gather(1, index) * (self.slot > 0)[..., None]

@@ -1,0 +1,402 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""TokMat: a causal Transformer that reads and predicts continuous vectors (arXiv 2601.04854)."""
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_tokmat import TokMatConfig
+from .generation_tokmat import TokMatGenerationMixin, default_generation_config
+from .losses_tokmat import ContextNegatives, document_index, draw_negatives, info_nce, regression
+from .maturation_tokmat import MAX_TAIL_LENGTH, SimulatedTails, corrupt, require
+
+
+@dataclass
+class TokMatOutput(ModelOutput):
+    """
+    Output of [`TokMatForContinuousLM`]. The usual fields of a causal language model come first.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`): rho * regression + lambda * InfoNCE (Eq. 8), when `labels` are given.
+        logits (`torch.Tensor` of shape `(batch, length, vocab_size)`): logit_scale * cos(z^, e_i), the implied
+            next-token distribution; None in training mode with `labels`, where nothing reads it.
+        past_key_values (`Cache`), hidden_states, attentions: the backbone's.
+        predicted_embeds (`torch.Tensor` of shape `(batch, length, d)`): z^, the predicted NEXT vector per position.
+        regression_loss, contrastive_loss (`torch.Tensor` of shape `()`): the two parts of the loss, unweighted.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    predicted_embeds: torch.FloatTensor | None = None
+    regression_loss: torch.FloatTensor | None = None
+    contrastive_loss: torch.FloatTensor | None = None
+
+
+class TokMatMaturityEmbedding(nn.Module):
+    """MLP(SinEmb(alpha)) of Eq. 2; SinEmb takes 1000 * alpha. The last layer starts at zero."""
+
+    dim = 256
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.fc_in = nn.Linear(self.dim, hidden_size)
+        self.fc_out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, maturity: torch.Tensor) -> torch.Tensor:
+        """(...,) in [0, 1] -> (..., hidden_size)."""
+        exponents = torch.arange(self.dim // 2, device=maturity.device, dtype=torch.float32) / (self.dim // 2)
+        angles = 1000 * maturity.float()[..., None] * torch.exp(-math.log(10000) * exponents)
+        features = torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.fc_in.weight.dtype)
+        return self.fc_out(F.silu(self.fc_in(features)))
+
+
+class TokMatTailLengthFiLM(nn.Module):
+    """h <- (1 + gamma(K)) * h + beta(K) of Eq. 3, one row per K; starts as the identity."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.table = nn.Embedding(MAX_TAIL_LENGTH, 2 * hidden_size)
+
+    def forward(self, hidden: torch.Tensor, tail_length: torch.Tensor) -> torch.Tensor:
+        """hidden (batch, length, hidden_size), tail_length (batch,) or (1,) in [1, 64] -> like hidden."""
+        gamma, beta = self.table(tail_length - 1)[:, None].chunk(2, dim=-1)
+        return (1 + gamma) * hidden + beta
+
+
+class TokMatPreTrainedModel(PreTrainedModel):
+    config: TokMatConfig
+    config_class = TokMatConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+
+class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
+    """
+    Token Maturation over an unmodified decoder-only transformers backbone (paper section 3).
+
+    `forward` predicts the next vector at every position; `generate` matures text (see `generate` for its settings);
+    `forward` with `labels` in training mode simulates maturation by itself, so that any Trainer trains the model.
+    """
+
+    accepts_loss_kwargs = False  # the plain Trainer then takes the loss for a per-batch mean, which it is
+
+    def __init__(self, config: TokMatConfig):
+        super().__init__(config)
+        config.check_fields()
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        accepted = inspect.signature(self.backbone.forward).parameters
+        require(
+            "inputs_embeds" in accepted,
+            "backbone_config",
+            config.backbone_config.model_type,
+            "a model that accepts `inputs_embeds`",
+        )
+        embeddings = self.get_input_embeddings()
+        vector_size = embeddings.weight.shape[1]
+        self.maturity_embedding = TokMatMaturityEmbedding(vector_size)
+        self.tail_length_film = TokMatTailLengthFiLM(vector_size)
+        self.head = nn.Linear(config.hidden_size, vector_size)
+        counts = torch.zeros(config.vocab_size) if config.negatives == "unigram" else None
+        self.register_buffer("token_counts", counts)
+        embeddings.weight.requires_grad_(not config.freeze_embeddings)
+        self._inverse_norms = (None, None)
+        self.post_init()
+        if config.embedding_radius is None and embeddings.weight.device.type != "meta":
+            config.embedding_radius = self._mean_row_norm()
+        self.generation_config = default_generation_config(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if module is self.head and module.in_features == module.out_features:
+            init.eye_(module.weight)
+        elif module is self.maturity_embedding.fc_out or module is self.tail_length_film.table:
+            init.zeros_(module.weight)
+        elif module is self and self.token_counts is not None:
+            init.zeros_(self.token_counts)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> None:
+        """None: the projection to tokens reads the input embeddings, there is no second table."""
+        return None
+
+    def resize_token_embeddings(
+        self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True
+    ) -> nn.Embedding:
+        """As in transformers; `token_counts`, where the model has them, are cut or extended with zeros."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.token_counts is not None:
+            self.token_counts = F.pad(self.token_counts, (0, embeddings.weight.shape[0] - len(self.token_counts)))
+        return embeddings
+
+    def set_token_counts(self, counts: torch.Tensor) -> None:
+        """Set the token frequencies that `negatives="unigram"` draws from. `counts`: shape (V,), at least 0."""
+        require(self.token_counts is not None, "negatives", self.config.negatives, '"unigram" to take token counts')
+        require(
+            counts.shape == self.token_counts.shape,
+            "counts",
+            tuple(counts.shape),
+            f"of shape ({self.config.vocab_size},)",
+        )
+        self.token_counts.copy_(counts)
+
+    @property
+    def embedding_radius(self) -> float:
+        """R, the norm of every row of `token_embeddings()`."""
+        if self.config.embedding_radius is None:
+            self.config.embedding_radius = self._mean_row_norm()
+        return self.config.embedding_radius
+
+    @torch.no_grad()
+    def _mean_row_norm(self) -> float:
+        return self._table().float().norm(dim=-1).mean().item()
+
+    def _table(self) -> torch.Tensor:
+        weight = self.get_input_embeddings().weight
+        # Outside its module's forward a weight sharded by FSDP2 is a DTensor.
+        return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+    def token_embeddings(self) -> torch.Tensor:
+        """E: the embedding rows, l2-normalised and scaled to R (paper 3.1), shape (V, d)."""
+        return F.normalize(self._table(), dim=-1) * self.embedding_radius
+
+    def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """z = e_x, the committed vectors of ids: shape (..., ) -> (..., d). Equals `token_embeddings()[input_ids]`."""
+        return F.normalize(self.get_input_embeddings()(input_ids), dim=-1) * self.embedding_radius
+
+    def implied_logits(self, vectors: torch.Tensor) -> torch.Tensor:
+        """logit_scale * cos(z, e_i): shape (..., d) -> (..., V)."""
+        table = self._table()
+        unit = F.normalize(vectors, dim=-1).to(table.dtype)
+        return F.linear(unit, table) * (self.config.logit_scale * self._inverse_row_norms(table))
+
+    def _inverse_row_norms(self, table: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and table.requires_grad):
+            return 1 / table.norm(dim=-1).clamp(min=1e-12)
+        # Reading the whole table again at every decoding step would cost as much as the projection itself.
+        key = (table.data_ptr(), table._version, table.shape, table.dtype, table.device)
+        if self._inverse_norms[0] != key:
+            self._inverse_norms = (key, 1 / table.detach().norm(dim=-1).clamp(min=1e-12))
+        return self._inverse_norms[1]
+
+    def document_index(self, labels, position_ids=None, attention_mask=None) -> torch.Tensor:
+        """Document of each position, shape (batch, length), -1 in padding (see `losses_tokmat.document_index`)."""
+        return document_index(position_ids, attention_mask, labels.shape, labels.device)
+
+    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, maturity: torch.Tensor) -> torch.Tensor:
+        """w_t = alpha_t of the position a prediction is made FROM; 0 where its target is -100, padding or another
+        document's. Shapes (batch, length) -> (batch, length - 1)."""
+        predictable = (labels[:, 1:] != -100) & (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
+        return maturity.expand(labels.shape)[:, :-1] * predictable
+
+    def simulate_tails(
+        self, seeds, labels, position_ids=None, attention_mask=None
+    ) -> tuple[SimulatedTails, torch.Tensor]:
+        """The simulated tails that `forward` will use for these `maturation_seeds`, and the weights of its loss.
+
+        Returns:
+            The tails, and w of shape (batch, length - 1).
+        """
+        documents = self.document_index(labels, position_ids, attention_mask)
+        tails = SimulatedTails(seeds, labels, documents, self.config)
+        return tails, self.loss_weights(labels, documents, tails.maturity)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        maturity: torch.FloatTensor | None = None,
+        tail_length: int | torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        maturation_seeds: torch.LongTensor | None = None,
+        negative_ids: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | float | None = None,
+        **kwargs,
+    ) -> TokMatOutput:
+        r"""
+        Args:
+            input_ids (`(batch, length)`): token ids, read as committed vectors. Or:
+            inputs_embeds (`(batch, length, d)`): vectors of the z space, before conditioning.
+            attention_mask (`(batch, length)` or a float additive 4-D mask), position_ids, past_key_values, use_cache:
+                as in transformers. Documents packed in one row are told from `position_ids` that restart.
+            maturity (`(batch, length)` or `(1, length)`, in [0, 1]): alpha; 1 everywhere if not given.
+            tail_length (`int` or `(batch,)`, in [1, 64]): K; 1 if not given.
+            labels (`(batch, length)`): unshifted ids, -100 is ignored. In training mode without `maturity`, the
+                loss is taken on simulated tails (paper 4.1); otherwise on what was given.
+            logits_to_keep (`int` or index tensor): positions to compute `logits` for; 0 is all of them.
+            maturation_seeds (`(batch,)`): one seed per sequence for its simulated tail; from torch's global
+                generator if not given.
+            negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
+            num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
+                this batch if not given.
+            kwargs: handed to the backbone (`output_hidden_states`, `output_attentions`, ...).
+
+        Raises:
+            ValueError: for inputs that contradict one another, and ids or K out of range.
+        """
+        given = (input_ids is not None) + (inputs_embeds is not None)
+        require(
+            given == 1, "input_ids", f"given with{'' if given else 'out'} inputs_embeds", "the only one of the two"
+        )
+        if input_ids is not None:
+            self._check_ids(input_ids, "input_ids")
+        backbone_inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        if labels is None:
+            content = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            predicted, outputs = self._predict(
+                content, maturity, tail_length, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
+            )
+            return self._output(predicted, outputs, logits_to_keep)
+
+        self._check_ids(labels, "labels")
+        targets = labels[:, 1:].clamp(min=0)
+        if negative_ids is None:
+            negative_ids = self.draw_negatives(labels)
+        content, target_unit, negative_unit = self._look_up(input_ids, targets, negative_ids)
+        content = inputs_embeds if content is None else content * self.embedding_radius
+
+        if maturity is None and (self.training or maturation_seeds is not None):
+            if maturation_seeds is None:
+                maturation_seeds = torch.randint(2**62, (labels.shape[0],))
+            tails, weights = self.simulate_tails(maturation_seeds, labels, position_ids, attention_mask)
+            maturity, tail_length = tails.maturity, tails.tail_length
+            vectors = self._mature(content, tails, maturation_seeds, backbone_inputs)
+        else:
+            documents = self.document_index(labels, position_ids, attention_mask)
+            alpha = labels.new_ones(labels.shape, dtype=torch.float32) if maturity is None else maturity
+            weights, vectors = self.loss_weights(labels, documents, alpha), content
+        predicted, outputs = self._predict(
+            vectors, maturity, tail_length, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
+        )
+
+        context = None
+        if self.config.context_negatives > 0:
+            ids = (labels.clamp(min=0) if input_ids is None else input_ids)[:, :-1]
+            documents = self.document_index(labels, position_ids, attention_mask)[:, :-1]
+            unit = None if negative_ids is None else F.normalize(content[:, :-1], dim=-1)
+            context = ContextNegatives(ids, documents, self.config.context_window, self.config.context_negatives, unit)
+        contrastive = info_nce(
+            predicted[:, :-1],
+            targets,
+            F.normalize(self._table(), dim=-1) if negative_ids is None else negative_unit,
+            self.config.logit_scale,
+            self.config.vocab_size,
+            target_unit=target_unit,
+            negative_ids=negative_ids,
+            context=context,
+        )
+        # Detached, or all learned rows would drift together toward the predictions.
+        squared = regression(predicted[:, :-1], target_unit.detach() * self.embedding_radius, self.embedding_radius)
+        total = weights.sum().clamp(min=1e-6) if num_items_in_batch is None else num_items_in_batch
+        regression_loss, contrastive_loss = (squared * weights).sum() / total, (contrastive * weights).sum() / total
+        loss = self.config.regression_weight * regression_loss + self.config.contrastive_weight * contrastive_loss
+        return self._output(
+            predicted,
+            outputs,
+            None if self.training else logits_to_keep,
+            loss=loss,
+            regression_loss=regression_loss,
+            contrastive_loss=contrastive_loss,
+        )
+
+    def _check_ids(self, ids: torch.Tensor, name: str) -> None:
+        if ids.device.type == "cpu" and ids.numel() > 0:  # on an accelerator this would wait for the device
+            low, high = ids.min().item(), ids.max().item()
+            in_range = (low >= 0 or (name == "labels" and low >= -100)) and high < self.config.vocab_size
+            require(in_range, name, f"ids from {low} to {high}", f"ids in [0, {self.config.vocab_size - 1}]")
+
+    def draw_negatives(self, labels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
+        """One set of negatives for all positions, shape (num_negatives,); None for `negatives="all"`.
+
+        Args:
+            labels: the pool of `negatives="batch"`, any shape.
+            generator: a CPU generator. If None: torch's global one in training mode, a fixed one in evaluation.
+        """
+        config = self.config
+        if generator is None and not self.training:
+            generator = torch.Generator().manual_seed(0)
+        weights = None if self.token_counts is None else self.token_counts.float() ** config.unigram_exponent
+        if weights is not None:
+            weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
+        return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
+
+    def _look_up(self, *ids: torch.Tensor | None) -> list[torch.Tensor | None]:
+        """Unit embeddings of several id tensors through ONE lookup: each lookup's gradient is as large as the table."""
+        given = [part for part in ids if part is not None]
+        rows = F.normalize(self.get_input_embeddings()(torch.cat([part.reshape(-1) for part in given])), dim=-1)
+        parts = iter(rows.split([part.numel() for part in given]))
+        return [None if part is None else next(parts).view(*part.shape, -1) for part in ids]
+
+    def _predict(self, vectors, maturity, tail_length, use_cache=None, **kwargs):
+        """z^ for every position: condition (Eq. 2 and 3), run the backbone, apply the head."""
+        if maturity is None:
+            maturity = vectors.new_ones(1, 1)
+        if tail_length is None or isinstance(tail_length, int):
+            length = 1 if tail_length is None else tail_length
+            require(1 <= length <= MAX_TAIL_LENGTH, "tail_length", tail_length, f"in [1, {MAX_TAIL_LENGTH}]")
+            tail_length = torch.full((1,), length, device=vectors.device)
+        hidden = vectors.to(self.head.weight.dtype) + self.maturity_embedding(maturity)
+        hidden = self.tail_length_film(hidden, tail_length)
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
+        return self.head(outputs.last_hidden_state), outputs
+
+    def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return TokMatOutput(
+            logits=None if logits_to_keep is None else self.implied_logits(predicted[:, kept]),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            predicted_embeds=predicted,
+            **losses,
+        )
+
+    def _mature(self, content, tails: SimulatedTails, seeds, backbone_inputs) -> torch.Tensor:
+        """The vectors that a simulated tail shows the network (paper 4.1), shape (batch, length, d)."""
+        noise = tails.noise(seeds, content.shape[-1], self.config.embryo_norm * self.embedding_radius)
+        if self.config.maturation == "simulated":
+            return corrupt(content, noise, tails.maturity)
+        # "rollout": the model's own guesses take the place of the true future.
+        in_tail = (tails.slot > 0)[..., None]
+        vectors, maturity = torch.where(in_tail, noise.to(content.dtype), content), (tails.slot == 0).float()
+        with torch.no_grad():
+            for _ in range(self.config.rollout_passes):
+                guess, _ = self._predict(vectors, maturity, tails.tail_length, use_cache=False, **backbone_inputs)
+                guess = F.pad(guess[:, :-1], (0, 0, 1, 0)).to(content.dtype)
+                maturity = tails.maturity
+                vectors = torch.where(in_tail, corrupt(guess, noise, maturity), content)
+        return torch.where(in_tail, vectors, content)
+
+
+TokMatForContinuousLM.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = ["TokMatForContinuousLM", "TokMatOutput", "TokMatPreTrainedModel"]
