@@ -1,0 +1,54 @@
+# Every target makes the virtual environment that it needs, so each works on a machine with nothing but python3 and make.
+# VENV=folder puts the environment elsewhere, PYTHON=python3.12 picks the interpreter it is made with.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.tokmat-stamp
+
+# For everything that trains, and set before Python starts: on small CPU machines freshly mapped memory is very slow, and
+# a training step runs several times faster once the allocator keeps its pages.
+TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
+
+.PHONY: help demo test test-slow lint bench clean
+
+help:
+	@echo "make demo       train a small model from scratch on the CPU and watch it generate (demo-model/)"
+	@echo "make test       the default test suite; make test-slow: the long checks"
+	@echo "make lint       ruff check and ruff format --check"
+	@echo "make bench      decode and train speed; the last line of each is JSON"
+	@echo "make clean      remove build artefacts, caches and demo-model/ (the environment stays)"
+
+demo: $(STAMP)
+	$(TRAIN_ENV) $(BIN)/tokmat demo --output-dir demo-model
+
+test: $(STAMP)
+	$(TRAIN_ENV) $(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(TRAIN_ENV) $(BIN)/python -m pytest -m slow --timeout 3600
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(STAMP)
+	$(TRAIN_ENV) $(BIN)/python benchmarks/decode.py
+	$(TRAIN_ENV) $(BIN)/python benchmarks/train.py
+
+clean:
+	rm -rf build dist *.egg-info demo-model .pytest_cache .ruff_cache .hypothesis
+	find modeling_tokmat trainer tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# torch comes first and alone: its exact version is the small CPU build on development machines, and nothing that is
+# resolved after it can ask for another one.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments here. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "== Installing into $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "== 1/2 torch"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@echo "== 2/2 tokmat and what it needs"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
+	@touch $@

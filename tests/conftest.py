@@ -1,0 +1,63 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Tiny models and tokenizers, made here: no test needs the network, a GPU or a file from outside the repository."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+
+
+BACKBONES = ("gpt2", "llama", "qwen3")
+STORY = (
+    "Once upon a time there was a small fox. The fox lived in a green wood, and every day it went to the river. "
+    "One day the river was gone. The fox asked the owl, and the owl said that the river was asleep."
+)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_model():
+    """make_model(model_type="gpt2", double=False, **fields): a tiny model whose every weight matters.
+
+    Fresh conditioning is the identity and a fresh head too, so their weights are drawn anew.
+    """
+
+    def make(model_type="gpt2", double=False, fresh=False, **fields):
+        model = TokMatForContinuousLM(TokMatConfig.tiny(model_type=model_type, **fields))
+        if not fresh:
+            with torch.no_grad():
+                for part in (model.maturity_embedding.fc_out, model.tail_length_film.table):
+                    part.weight.normal_(std=0.05)
+                model.head.weight.add_(0.1 * torch.randn_like(model.head.weight))
+                # Hidden states of the size of the embeddings, as in a trained model, so that noise can matter.
+                model.head.weight.mul_(0.03)
+        return (model.double() if double else model).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE tokenizer of 300 tokens trained on one short story."""
+    from trainer.data import train_tokenizer
+
+    return train_tokenizer([STORY] * 4, vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory):
+    """A text file of 60 documents."""
+    path = tmp_path_factory.mktemp("corpus") / "stories.txt"
+    documents = [STORY.replace("fox", animal) + f" That was day {day}." for animal in ("fox", "bear", "hen") for day in range(20)]
+    path.write_text("\n<|endoftext|>\n".join(documents) + "\n<|endoftext|>\n", encoding="utf-8")
+    return path

@@ -1,0 +1,108 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+import json
+
+import pytest
+from transformers import GPT2Config, LlamaConfig
+
+from modeling_tokmat import TokMatConfig
+
+
+def test_default_backbone_is_gpt2():
+    assert isinstance(TokMatConfig().backbone_config, GPT2Config)
+
+
+@pytest.mark.parametrize("backbone", [LlamaConfig(vocab_size=50), {"model_type": "llama", "vocab_size": 50}])
+def test_backbone_as_object_or_dict_survives_saving(tmp_path, backbone):
+    config = TokMatConfig(backbone_config=backbone, negatives="all", alpha_max=0.7)
+    config.save_pretrained(tmp_path)
+    loaded = TokMatConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded.backbone_config, LlamaConfig)
+    assert loaded.to_dict() == config.to_dict()
+    assert (loaded.vocab_size, loaded.negatives, loaded.alpha_max) == (50, "all", 0.7)
+    assert loaded.get_text_config() is loaded.backbone_config
+
+
+def test_fields_that_models_and_tools_read():
+    config = TokMatConfig.tiny(vocab_size=33)
+    assert (config.vocab_size, config.hidden_size, config.max_position_embeddings) == (33, 32, 64)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("embedding_radius", 0.0, "above 0"),
+        ("embedding_radius", float("nan"), "above 0"),
+        ("logit_scale", -1.0, "above 0"),
+        ("regression_weight", -0.1, "at least 0"),
+        ("contrastive_weight", "much", "at least 0"),
+        ("negatives", "hard", "uniform, unigram, batch, all"),
+        ("num_negatives", 0, "at least 1"),
+        ("unigram_exponent", -1.0, "at least 0"),
+        ("context_negatives", -1.0, "at least 0"),
+        ("context_window", -1, "at least 0"),
+        ("maturation", "real", "simulated, rollout"),
+        ("rollout_passes", 0, "at least 1"),
+        ("tail_attention", "bidirectional", "causal"),
+        ("max_tail_length", 65, "[1, 64]"),
+        ("max_tail_length", 0, "[1, 64]"),
+        ("min_tail_length", 33, "max_tail_length = 32"),
+        ("clean_probability", 1.5, "[0, 1]"),
+        ("embryo_norm", -0.1, "at least 0"),
+        ("schedule", "exponential", "linear, cosine, geometric, power"),
+        ("alpha_max", 0.0, "(0, 1]"),
+        ("schedule_gamma", 1.5, "(0, 1]"),
+        ("schedule_beta", 0.0, "above 0"),
+        ("freeze_embeddings", "yes", "True or False"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(field, value, allowed):
+    with pytest.raises(ValueError) as error:
+        TokMatConfig(**{field: value})
+    assert f"`{field}` is {value!r}" in str(error.value)
+    assert allowed in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ({}, "model_type"),
+        ({"model_type": "no-such-model"}, "no-such-model"),
+        (7, "a dict or a PreTrainedConfig"),
+        ({"model_type": "bert"}, "bert"),
+        ({"model_type": "t5"}, "t5"),
+        ({"model_type": "mamba"}, "mamba"),
+        ({"model_type": "mistral"}, "sliding_window=4096"),
+        ({"model_type": "gemma3_text"}, "sliding_attention"),
+        ({"model_type": "recurrent_gemma"}, "linear_attention"),
+    ],
+)
+def test_backbones_that_cannot_serve_are_refused(backbone, message):
+    with pytest.raises(ValueError, match="backbone_config") as error:
+        TokMatConfig(backbone_config=backbone)
+    assert message in str(error.value)
+
+
+def test_mistral_without_a_window_is_accepted():
+    backbone = {"model_type": "mistral", "sliding_window": None}
+    assert TokMatConfig(backbone_config=backbone).backbone_config.model_type == "mistral"
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(ValueError, match="negatves"):
+        TokMatConfig(negatves="all")
+
+
+def test_a_saved_config_without_backbone_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tokmat", "negatives": "all"}))
+    with pytest.raises(ValueError, match="`backbone_config` is None"):
+        TokMatConfig.from_pretrained(tmp_path)
+
+
+def test_a_field_set_wrongly_later_is_refused_by_the_model():
+    from modeling_tokmat import TokMatForContinuousLM
+
+    config = TokMatConfig.tiny()
+    config.schedule = "exponential"
+    with pytest.raises(ValueError, match="`schedule`"):
+        TokMatForContinuousLM(config)

@@ -1,0 +1,190 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""TokMatTrainer: transformers' Trainer with reproducible maturation, exact normalisation and the method's metrics."""
+
+import math
+from collections import defaultdict
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import IterableDataset
+from transformers import Trainer
+
+from modeling_tokmat.losses_tokmat import document_index, info_nce
+from modeling_tokmat.maturation_tokmat import mix_seed, project, require
+
+from .callbacks import SampleCallback
+from .data import count_tokens
+from .training_args import TokMatTrainingArguments
+
+
+class TokMatTrainer(Trainer):
+    """
+    Trains a `TokMatForContinuousLM` (or a PEFT model around one). Beyond `transformers.Trainer`:
+
+    - every simulated tail is a function of (seed, global step, index in the global batch), and one set of negatives a
+      function of (seed, global step): neither data-loader workers nor the split into micro-batches change them
+      (`negatives="batch"` draws from the first micro-batch of each rank, and so does depend on the split);
+    - the loss is normalised by the summed maturity weights of the whole accumulated batch, over all ranks;
+    - `regression_loss`, `contrastive_loss` are logged beside `loss`, and at logging steps, from that step's last
+      micro-batch, `accuracy` and `cosine` at maturity 1 and `slot_acc_k` (argmax of z^_k against the label);
+    - evaluation reports `eval_loss` on committed positions, and `eval_perplexity`, `eval_accuracy` and `eval_cosine` of
+      the implied distribution, exact over the vocabulary whatever the negatives.
+
+    Raises:
+        ValueError: for weights that are not finite, before any step.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, model=None, args: TokMatTrainingArguments | None = None, **kwargs):
+        args = TokMatTrainingArguments(output_dir="tokmat-output") if args is None else args
+        super().__init__(model=model, args=args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # `compute_loss` below normalises by num_items_in_batch
+        self._sums = defaultdict(float)
+        self._eval_sums = defaultdict(float)
+        if getattr(args, "sample_prompts", None):
+            self.add_callback(SampleCallback(self.processing_class, args.sample_prompts, args.sample_max_new_tokens))
+
+    @property
+    def tokmat(self):
+        """The `TokMatForContinuousLM` itself, out of DDP, FSDP and PEFT wrappers."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def train(self, *args, **kwargs):
+        broken = [name for name, weight in self.model.named_parameters() if not bool(weight.isfinite().all())]
+        require(not broken, "model", f"one with NaN or infinite values in {broken[:3]}", "one with finite weights")
+        if self.tokmat.token_counts is not None and not bool(self.tokmat.token_counts.any()):
+            streaming = isinstance(self.train_dataset, IterableDataset)
+            allowed = "set with `model.set_token_counts` when the training data is streamed"
+            require(not streaming, "token_counts", None, allowed)
+            self.tokmat.set_token_counts(count_tokens(self.train_dataset, self.tokmat.config.vocab_size))
+        return super().train(*args, **kwargs)
+
+    # -- one optimizer step: seeds, negatives, normalisation ----------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(self._prepare_inputs(batch))
+        step, seed = self.state.global_step, self.args.seed
+        self._sums["steps"] += 1
+        total = torch.zeros((), device=device)
+        negatives = None
+        for number, batch in enumerate(batches):
+            labels = batch["labels"]
+            first = (number * self.args.world_size + self.args.process_index) * self.args.train_batch_size
+            seeds = [mix_seed(seed, step, first + row) for row in range(len(labels))]
+            batch["maturation_seeds"] = torch.tensor(seeds)
+            documents = {name: batch.get(name) for name in ("position_ids", "attention_mask")}
+            total += self.tokmat.simulate_tails(batch["maturation_seeds"], labels, **documents)[1].sum()
+            if negatives is None:
+                generator = torch.Generator().manual_seed(mix_seed(seed, step))
+                negatives = self.tokmat.draw_negatives(labels, generator)
+            batch["negative_ids"] = negatives
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return batches, total.clamp(min=1e-6)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        loss = outputs["loss"]
+        if model.training:
+            # Ranks average their gradients, but the divisor already spans them all.
+            scale = self.accelerator.num_processes
+            loss = loss * scale
+            for name in ("regression_loss", "contrastive_loss"):
+                self._sums[name] += outputs[name].detach() * scale
+            if self._logs_this_step() and self.accelerator.sync_gradients:
+                self._measure(inputs, outputs["predicted_embeds"].detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def _logs_this_step(self) -> bool:
+        step = self.state.global_step + 1
+        due = self.args.logging_strategy == "steps" and step % max(int(self.state.logging_steps), 1) == 0
+        return due or (step == 1 and self.args.logging_first_step) or step == self.state.max_steps
+
+    @torch.no_grad()
+    def _measure(self, inputs, predicted) -> None:
+        """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
+        documents = {name: inputs.get(name) for name in ("position_ids", "attention_mask")}
+        tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
+        table = self.tokmat.token_embeddings()
+        predicted, targets = predicted[:, :-1].to(table.dtype), inputs["labels"][:, 1:].clamp(min=0)
+        valid = weights > 0
+        hits = (project(predicted, table) == targets) & valid
+        committed = valid & (tails.slot[:, :-1] == 0)
+        cosine = F.cosine_similarity(predicted.float(), table[targets].float(), dim=-1)
+        self._count("accuracy", hits, committed)
+        self._count("cosine", cosine, committed)
+        for slot in range(1, self.args.slot_metrics + 1):
+            self._count(f"slot_acc_{slot}", hits, valid & (tails.slot[:, 1:] == slot))
+
+    def _count(self, name, values, where) -> None:
+        self._sums[name, "sum"] += (values * where).sum()
+        self._sums[name, "count"] += where.sum()
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            steps = max(self._sums["steps"], 1)
+            for name in ("regression_loss", "contrastive_loss"):
+                if name in self._sums:
+                    logs[name] = float(self._reduce(self._sums[name], "mean")) / steps
+            for name in [key[0] for key in self._sums if isinstance(key, tuple) and key[1] == "sum"]:
+                total = float(self._reduce(self._sums[name, "sum"]))
+                count = float(self._reduce(self._sums[name, "count"]))
+                if count > 0:
+                    logs[name] = total / count
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    def _reduce(self, value, how="sum"):
+        return self.accelerator.reduce(value, reduction=how) if self.args.world_size > 1 else value
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if not prediction_loss_only and self.compute_metrics is not None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        # Logits of every position would be gathered over the whole evaluation set.
+        none = torch.empty(0, dtype=torch.long, device=inputs["labels"].device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs, logits_to_keep=none)
+            self._evaluate_batch(inputs, outputs["predicted_embeds"])
+        return outputs["loss"].detach(), None, None
+
+    def _evaluate_batch(self, inputs, predicted) -> None:
+        model, labels = self.tokmat, inputs["labels"]
+        documents = document_index(
+            inputs.get("position_ids"), inputs.get("attention_mask"), labels.shape, labels.device
+        )
+        weights = model.loss_weights(labels, documents, torch.ones(labels.shape, device=labels.device))
+        targets, table = labels[:, 1:].clamp(min=0), model.token_embeddings()
+        predicted = predicted[:, :-1].to(table.dtype)
+        unit = F.normalize(table, dim=-1)
+        nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
+        for name, values in (
+            ("nll", nll),
+            ("accuracy", project(predicted, table) == targets),
+            ("cosine", F.cosine_similarity(predicted.float(), table[targets].float(), dim=-1)),
+            ("count", torch.ones_like(weights)),
+        ):
+            self._eval_sums[name] += (values * weights).sum()
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        self._eval_sums.clear()
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        sums = {name: float(self._reduce(value)) for name, value in self._eval_sums.items()}
+        if sums.get("count"):
+            means = {name: sums[name] / sums["count"] for name in ("nll", "accuracy", "cosine")}
+            means["perplexity"] = math.exp(min(means.pop("nll"), 700.0))
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output

@@ -1,0 +1,32 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Arguments of the TokMatTrainer."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from modeling_tokmat.maturation_tokmat import MAX_TAIL_LENGTH, is_integer, require
+
+
+@dataclass
+class TokMatTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments`, and what the TokMatTrainer measures while it trains.
+
+    What the weights are trained FOR (schedule, tails, negatives, loss weights) is on `TokMatConfig`, because it
+    travels with the checkpoint.
+    """
+
+    slot_metrics: int = field(
+        default=4, metadata={"help": "Report slot_acc_1 .. slot_acc_k: accuracy of z^_k on simulated tails. 0 = none."}
+    )
+    sample_prompts: list[str] | None = field(
+        default=None, metadata={"help": "Prompts to continue at every evaluation (or save), printed and logged."}
+    )
+    sample_max_new_tokens: int = field(default=50, metadata={"help": "Length of those continuations, in tokens."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        allowed = f"an integer in [0, {MAX_TAIL_LENGTH}]"
+        require(is_integer(self.slot_metrics, 0, MAX_TAIL_LENGTH), "slot_metrics", self.slot_metrics, allowed)
+        new_tokens = self.sample_max_new_tokens
+        require(is_integer(new_tokens, 1), "sample_max_new_tokens", new_tokens, "an integer of at least 1")
