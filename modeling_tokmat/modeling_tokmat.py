@@ -118,9 +118,26 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         embeddings.weight.requires_grad_(not config.freeze_embeddings)
         self._inverse_norms = (None, None)
         self.post_init()
+        if embeddings.padding_idx is not None:
+            # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
+            embeddings.padding_idx = None
+            self._init_weights(embeddings)
         if config.embedding_radius is None and embeddings.weight.device.type != "meta":
             config.embedding_radius = self._mean_row_norm()
         self.generation_config = default_generation_config(config)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers. Weights on the CPU are laid out as in the model that was saved, so that its logits are
+        reproduced to the bit: matrix kernels round differently for addresses that are not multiples of 64."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for weight in model.parameters():
+            if weight.device.type == "cpu" and weight.data_ptr() % 64:
+                weight.data = weight.data.clone()
+        if model.config.freeze_embeddings:
+            model.get_input_embeddings().weight.requires_grad_(False)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -277,6 +294,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             return self._output(predicted, outputs, logits_to_keep)
 
         self._check_ids(labels, "labels")
+        # With a cache, transformers would not see that position_ids restart, and documents would mix.
+        use_cache = False if use_cache is None else use_cache
         targets = labels[:, 1:].clamp(min=0)
         if negative_ids is None:
             negative_ids = self.draw_negatives(labels)
