@@ -60,7 +60,7 @@ class ContextNegatives:
     """The distinct ids at positions <= t of t's document and window, without t's target (`context_negatives`).
 
     Args:
-        ids: true ids, shape (batch, length). documents: as `document_index` gives them. window: 0 = the whole document.
+        ids: true ids, shape (batch, length). documents: as `document_index` gives them. window: 0 = whole document.
         weight: w, in nats. unit: unit embeddings of `ids`, shape (batch, length, d); only sampled sources read it.
     """
 

@@ -368,7 +368,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
     def _look_up(self, *ids: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """Unit embeddings of several id tensors through ONE lookup: each lookup's gradient is as large as the table."""
+        """Unit embeddings of several id tensors by ONE lookup: each lookup's gradient is as large as the table."""
         given = [part for part in ids if part is not None]
         rows = F.normalize(self.get_input_embeddings()(torch.cat([part.reshape(-1) for part in given])), dim=-1)
         parts = iter(rows.split([part.numel() for part in given]))

@@ -3,7 +3,6 @@
 
 import os
 
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
-
 
 BACKBONES = ("gpt2", "llama", "qwen3")
 STORY = (
@@ -33,14 +31,19 @@ def make_model():
     """
 
     def make(model_type="gpt2", double=False, fresh=False, **fields):
+        if not fresh:
+            fields.setdefault("embedding_radius", 1.0)
         model = TokMatForContinuousLM(TokMatConfig.tiny(model_type=model_type, **fields))
         if not fresh:
             with torch.no_grad():
+                for weight in model.backbone.parameters():
+                    if weight.dim() > 1:
+                        weight.mul_(1 if weight is model.get_input_embeddings().weight else 8)
                 for part in (model.maturity_embedding.fc_out, model.tail_length_film.table):
                     part.weight.normal_(std=0.05)
-                model.head.weight.add_(0.1 * torch.randn_like(model.head.weight))
-                # Hidden states of the size of the embeddings, as in a trained model, so that noise can matter.
-                model.head.weight.mul_(0.03)
+                # A head that turns: with the identity, a random model repeats its last token for ever. Predictions
+                # are about as long as embeddings, as in a trained model, so that noise can matter.
+                torch.nn.init.orthogonal_(model.head.weight, gain=0.2)
         return (model.double() if double else model).eval()
 
     return make
@@ -58,6 +61,10 @@ def tokenizer():
 def story_file(tmp_path_factory):
     """A text file of 60 documents."""
     path = tmp_path_factory.mktemp("corpus") / "stories.txt"
-    documents = [STORY.replace("fox", animal) + f" That was day {day}." for animal in ("fox", "bear", "hen") for day in range(20)]
+    documents = [
+        STORY.replace("fox", animal) + f" That was day {day}."
+        for animal in ("fox", "bear", "hen")
+        for day in range(20)
+    ]
     path.write_text("\n<|endoftext|>\n".join(documents) + "\n<|endoftext|>\n", encoding="utf-8")
     return path

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from modeling_tokmat.losses_tokmat import ContextNegatives, document_index, draw_negatives, info_nce, regression
 
-
 V, D, SCALE = 23, 8, 20.0
 
 
@@ -81,7 +80,9 @@ def chunked(batch, negative_ids, weight=None, window=0, chunk_elements=2**24, **
 @pytest.mark.parametrize(("weight", "window"), [(None, 0), (0.0, 0), (1.5, 0), (3.0, 4)])
 def test_info_nce_equals_its_definition(batch, sampled, weight, window):
     negative_ids = batch["negative_ids"] if sampled else None
-    torch.testing.assert_close(chunked(batch, negative_ids, weight, window), naive(batch, negative_ids, weight, window))
+    torch.testing.assert_close(
+        chunked(batch, negative_ids, weight, window), naive(batch, negative_ids, weight, window)
+    )
 
 
 def test_context_negatives_of_zero_nats_change_nothing_with_all(batch):

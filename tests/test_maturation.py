@@ -24,7 +24,6 @@ from modeling_tokmat.maturation_tokmat import (
     update_tail,
 )
 
-
 tail_lengths = st.integers(1, MAX_TAIL_LENGTH)
 settings_of_schedules = st.fixed_dictionaries(
     {

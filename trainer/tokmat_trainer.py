@@ -27,7 +27,7 @@ class TokMatTrainer(Trainer):
     - the loss is normalised by the summed maturity weights of the whole accumulated batch, over all ranks;
     - `regression_loss`, `contrastive_loss` are logged beside `loss`, and at logging steps, from that step's last
       micro-batch, `accuracy` and `cosine` at maturity 1 and `slot_acc_k` (argmax of z^_k against the label);
-    - evaluation reports `eval_loss` on committed positions, and `eval_perplexity`, `eval_accuracy` and `eval_cosine` of
+    - evaluation reports `eval_loss` on committed positions, and `eval_perplexity`, `eval_accuracy`, `eval_cosine` of
       the implied distribution, exact over the vocabulary whatever the negatives.
 
     Raises:
