@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import MaturationSettings, TokMatGenerateOutput
 from .modeling_tokmat import TokMatForContinuousLM, TokMatOutput, TokMatPreTrainedModel
+from .trace_tokmat import MaturationStep
 
 AutoConfig.register("tokmat", TokMatConfig, exist_ok=True)
 AutoModel.register(TokMatConfig, TokMatForContinuousLM, exist_ok=True)
@@ -13,6 +14,7 @@ AutoModelForCausalLM.register(TokMatConfig, TokMatForContinuousLM, exist_ok=True
 
 __all__ = [
     "MaturationSettings",
+    "MaturationStep",
     "TokMatConfig",
     "TokMatForContinuousLM",
     "TokMatGenerateOutput",

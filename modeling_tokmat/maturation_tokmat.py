@@ -100,14 +100,54 @@ def update_rates(maturities: torch.Tensor, rate: str = "paper") -> torch.Tensor:
     return torch.where(before < 1, (after - before) / (1 - before).clamp(min=1e-12), 1.0)
 
 
-def update_tail(tail: torch.Tensor, predicted: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-    """z~_j <- z~_j + eta_j (z^_j - z~_j) (Eq. 4).
+def update_tail(
+    tail: torch.Tensor, predicted: torch.Tensor, rates: torch.Tensor, direction_rate: float | None = None
+) -> torch.Tensor:
+    """z~_j <- z~_j + eta_j (z^_j - z~_j) for every slot (Eq. 4).
+
+    With a `direction_rate` the update is polar: the angle between z~ and z^ shrinks by direction_rate * eta_j along
+    the sphere, the norm moves by eta_j; a zero vector takes z^'s direction.
 
     Args:
         tail, predicted: z~ and z^, shape (batch, slots, d).
         rates: eta, shape (slots,).
     """
-    return torch.lerp(tail, predicted.to(tail.dtype), rates.to(tail.dtype)[:, None])
+    predicted, rates = predicted.to(tail.dtype), rates.to(tail.dtype)[:, None]
+    if direction_rate is None:
+        return torch.lerp(tail, predicted, rates)
+    old_norm, new_norm = tail.norm(dim=-1, keepdim=True), predicted.norm(dim=-1, keepdim=True)
+    old, new = F.normalize(tail, dim=-1), F.normalize(predicted, dim=-1)
+    share = (direction_rate * rates).clamp(max=1.0)
+    angle = torch.acos((old * new).sum(-1, keepdim=True).clamp(-1, 1))
+    sine = angle.sin()
+    arc = (((1 - share) * angle).sin() * old + (share * angle).sin() * new) / sine.clamp(min=1e-12)
+    # Nearly parallel (or opposite) directions span no plane to turn in; there the chord serves.
+    direction = F.normalize(torch.where(sine > 1e-6, arc, torch.lerp(old, new, share.expand_as(old))), dim=-1)
+    direction = torch.where(old_norm > 0, direction, new)
+    return torch.lerp(old_norm, new_norm, rates) * direction
+
+
+def committed_vector(
+    embedding: torch.Tensor,
+    previous: torch.Tensor,
+    radius: float,
+    history_smoothing: float = 0.0,
+    noise: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The vector that takes a committed slot's place: e_x itself, or what history smoothing and noise make of it.
+
+    R * normalise(m * previous + (1 - m) * e_x), then R * normalise(that + noise).
+
+    Args:
+        embedding, previous: e_x and the committed vector before it, shape (batch, d), of norm R.
+        noise: shape (batch, d), already scaled.
+    """
+    vector = embedding
+    if history_smoothing > 0:
+        vector = F.normalize(torch.lerp(vector, previous, history_smoothing), dim=-1) * radius
+    if noise is not None:
+        vector = F.normalize(vector + noise.to(vector), dim=-1) * radius
+    return vector
 
 
 def corrupt(content: torch.Tensor, noise: torch.Tensor, maturity: torch.Tensor) -> torch.Tensor:
@@ -148,16 +188,18 @@ def low_norm_noise(count: int, dim: int, norm: float, seed: int, dtype: torch.dt
     return F.normalize(noise.to(dtype), dim=-1) * norm
 
 
-def embryos(
-    maturation_seed: int, num_return_sequences: int, position: int, dim: int, norm: float, dtype: torch.dtype
-) -> torch.Tensor:
-    """The fresh vectors for generated position `position`, shape (num_return_sequences, dim), on the CPU.
+EMBRYO, HISTORY, DYNAMICS = 0, 1, 2  # streams of decoding noise
 
-    Row r is a function of (maturation_seed, r, position) alone: the same for every row of a batch and whatever the
-    padding, so that a batch equals its singles and return sequences differ in nothing else.
+
+def decoding_noise(
+    maturation_seed: int, stream: int, return_index: int, position: int, step: int, dim: int, norm: float, dtype
+) -> torch.Tensor:
+    """One isotropic vector of norm `norm`, shape (dim,), a function of the first five arguments alone.
+
+    It does not depend on the row of the batch nor on padding, so a batch equals its singles, and return sequences
+    differ in nothing else. `position` counts generated tokens; embryos and history noise have step 0.
     """
-    seeds = (mix_seed(maturation_seed, index, position) for index in range(num_return_sequences))
-    return torch.cat([low_norm_noise(1, dim, norm, seed, dtype) for seed in seeds])
+    return low_norm_noise(1, dim, norm, mix_seed(maturation_seed, stream, return_index, position, step), dtype)[0]
 
 
 class SimulatedTails:

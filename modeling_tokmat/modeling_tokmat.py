@@ -62,16 +62,15 @@ class TokMatMaturityEmbedding(nn.Module):
 
 
 class TokMatTailLengthFiLM(nn.Module):
-    """h <- (1 + gamma(K)) * h + beta(K) of Eq. 3, one row per K; starts as the identity."""
+    """gamma(K) and beta(K) of h <- (1 + gamma(K)) * h + beta(K) (Eq. 3), one row per K; both start at zero."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
         self.table = nn.Embedding(MAX_TAIL_LENGTH, 2 * hidden_size)
 
-    def forward(self, hidden: torch.Tensor, tail_length: torch.Tensor) -> torch.Tensor:
-        """hidden (batch, length, hidden_size), tail_length (batch,) or (1,) in [1, 64] -> like hidden."""
-        gamma, beta = self.table(tail_length - 1)[:, None].chunk(2, dim=-1)
-        return (1 + gamma) * hidden + beta
+    def forward(self, tail_length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch or 1, length or 1) in [1, 64] -> gamma and beta, (batch or 1, length or 1, hidden_size)."""
+        return self.table(tail_length - 1).chunk(2, dim=-1)
 
 
 class TokMatPreTrainedModel(PreTrainedModel):
@@ -117,6 +116,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.register_buffer("token_counts", counts)
         embeddings.weight.requires_grad_(not config.freeze_embeddings)
         self._inverse_norms = (None, None)
+        self._conditions = None
         self.post_init()
         if embeddings.padding_idx is not None:
             # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
@@ -195,6 +195,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         # Outside its module's forward a weight sharded by FSDP2 is a DTensor.
         return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
+    def unit_table(self, dtype: torch.dtype) -> torch.Tensor:
+        """The embedding rows at norm 1, shape (V, d)."""
+        # In blocks: the backward pass of one normalisation of the whole table holds five copies of it in float32.
+        return torch.cat([F.normalize(part, dim=-1).to(dtype) for part in self._table().split(4096)])
+
     def token_embeddings(self) -> torch.Tensor:
         """E: the embedding rows, l2-normalised and scaled to R (paper 3.1), shape (V, d)."""
         return F.normalize(self._table(), dim=-1) * self.embedding_radius
@@ -207,15 +212,16 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """logit_scale * cos(z, e_i): shape (..., d) -> (..., V)."""
         table = self._table()
         unit = F.normalize(vectors, dim=-1).to(table.dtype)
-        return F.linear(unit, table) * (self.config.logit_scale * self._inverse_row_norms(table))
+        return F.linear(unit, table) * self._scaled_inverse_norms(table)
 
-    def _inverse_row_norms(self, table: torch.Tensor) -> torch.Tensor:
+    def _scaled_inverse_norms(self, table: torch.Tensor) -> torch.Tensor:
+        scale = self.config.logit_scale
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and table.requires_grad):
-            return 1 / table.norm(dim=-1).clamp(min=1e-12)
+            return scale / table.norm(dim=-1).clamp(min=1e-12)
         # Reading the whole table again at every decoding step would cost as much as the projection itself.
-        key = (table.data_ptr(), table._version, table.shape, table.dtype, table.device)
+        key = (table.data_ptr(), table._version, table.shape, table.dtype, table.device, scale)
         if self._inverse_norms[0] != key:
-            self._inverse_norms = (key, 1 / table.detach().norm(dim=-1).clamp(min=1e-12))
+            self._inverse_norms = (key, scale / table.detach().norm(dim=-1).clamp(min=1e-12))
         return self._inverse_norms[1]
 
     def document_index(self, labels, position_ids=None, attention_mask=None) -> torch.Tensor:
@@ -265,10 +271,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             attention_mask (`(batch, length)` or a float additive 4-D mask), position_ids, past_key_values, use_cache:
                 as in transformers. Documents packed in one row are told from `position_ids` that restart.
             maturity (`(batch, length)` or `(1, length)`, in [0, 1]): alpha; 1 everywhere if not given.
-            tail_length (`int` or `(batch,)`, in [1, 64]): K; 1 if not given.
+            tail_length (`int`, `(batch,)` or `(batch, length)`, in [1, 64]): K; 1 if not given.
             labels (`(batch, length)`): unshifted ids, -100 is ignored. In training mode without `maturity`, the
                 loss is taken on simulated tails (paper 4.1); otherwise on what was given.
-            logits_to_keep (`int` or index tensor): positions to compute `logits` for; 0 is all of them.
+            logits_to_keep (`int` or index tensor): positions to compute `logits` for; 0 is all of them, an empty
+                tensor none.
             maturation_seeds (`(batch,)`): one seed per sequence for its simulated tail; from torch's global
                 generator if not given.
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
@@ -325,7 +332,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         contrastive = info_nce(
             predicted[:, :-1],
             targets,
-            F.normalize(self._table(), dim=-1) if negative_ids is None else negative_unit,
+            self.unit_table(predicted.dtype) if negative_ids is None else negative_unit,
             self.config.logit_scale,
             self.config.vocab_size,
             target_unit=target_unit,
@@ -376,22 +383,37 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
 
     def _predict(self, vectors, maturity, tail_length, use_cache=None, **kwargs):
         """z^ for every position: condition (Eq. 2 and 3), run the backbone, apply the head."""
-        if maturity is None:
-            maturity = vectors.new_ones(1, 1)
-        if tail_length is None or isinstance(tail_length, int):
-            length = 1 if tail_length is None else tail_length
-            require(1 <= length <= MAX_TAIL_LENGTH, "tail_length", tail_length, f"in [1, {MAX_TAIL_LENGTH}]")
-            tail_length = torch.full((1,), length, device=vectors.device)
-        hidden = vectors.to(self.head.weight.dtype) + self.maturity_embedding(maturity)
-        hidden = self.tail_length_film(hidden, tail_length)
+        shift, gamma, beta = self._conditioning(maturity, tail_length)
+        hidden = (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
         return self.head(outputs.last_hidden_state), outputs
 
+    def _conditioning(self, maturity, tail_length) -> tuple[torch.Tensor, ...]:
+        """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
+        weights = [*self.maturity_embedding.parameters(), self.tail_length_film.table.weight]
+        given = maturity if torch.is_tensor(maturity) else None
+        key = (given if given is None else given._version, tail_length, *[weight._version for weight in weights])
+        reusable = not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_tensor(tail_length))
+        if reusable and self._conditions is not None and self._conditions[0] is given and self._conditions[1] == key:
+            return self._conditions[2]  # decoding asks for the same at every step, at some 3 % of a step's cost
+        device = weights[0].device
+        if tail_length is None or isinstance(tail_length, int):
+            length = 1 if tail_length is None else tail_length
+            require(1 <= length <= MAX_TAIL_LENGTH, "tail_length", tail_length, f"in [1, {MAX_TAIL_LENGTH}]")
+            lengths = torch.full((1, 1), length, device=device)
+        else:
+            lengths = tail_length[:, None] if tail_length.dim() == 1 else tail_length
+        shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
+        conditions = (shift, *self.tail_length_film(lengths))
+        self._conditions = (given, key, conditions) if reusable else None
+        return conditions
+
     def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        wanted = logits_to_keep is not None and not (torch.is_tensor(kept) and kept.numel() == 0)
         return TokMatOutput(
-            logits=None if logits_to_keep is None else self.implied_logits(predicted[:, kept]),
+            logits=self.implied_logits(predicted[:, kept]) if wanted else None,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

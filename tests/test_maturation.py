@@ -14,7 +14,7 @@ from modeling_tokmat.maturation_tokmat import (
     SCHEDULES,
     SimulatedTails,
     corrupt,
-    embryos,
+    decoding_noise,
     low_norm_noise,
     mix_seed,
     project,
@@ -122,13 +122,13 @@ def test_projection_is_the_nearest_neighbour_whatever_the_chunks():
     assert project(vectors[:, :0], table).shape == (4, 0)
 
 
-@given(st.integers(0, 2**62), st.integers(1, 4), st.integers(0, 500), st.floats(0.01, 5.0))
-def test_embryos_are_a_function_of_seed_return_index_and_position(seed, count, position, norm):
-    noise = embryos(seed, count, position, 16, norm, torch.float64)
-    assert noise.norm(dim=-1).tolist() == pytest.approx([norm] * count)
-    assert torch.equal(noise, embryos(seed, count + 2, position, 16, norm, torch.float64)[:count])
-    assert not torch.equal(noise, embryos(seed, count, position + 1, 16, norm, torch.float64))
-    assert not torch.equal(noise, embryos(seed + 1, count, position, 16, norm, torch.float64))
+@given(st.lists(st.integers(0, 500), min_size=5, max_size=5), st.integers(0, 4), st.floats(0.01, 5.0))
+def test_decoding_noise_is_a_function_of_its_five_coordinates(coordinates, changed, norm):
+    noise = decoding_noise(*coordinates, 16, norm, torch.float64)
+    assert noise.norm().item() == pytest.approx(norm)
+    assert torch.equal(noise, decoding_noise(*coordinates, 16, norm, torch.float64))
+    coordinates[changed] += 1
+    assert not torch.equal(noise, decoding_noise(*coordinates, 16, norm, torch.float64))
 
 
 def test_noise_is_isotropic_and_zero_at_norm_zero():

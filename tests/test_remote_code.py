@@ -13,6 +13,7 @@ from conftest import BACKBONES
 
 from modeling_tokmat import TokMatForContinuousLM
 
+PARTS = ("configuration", "maturation", "losses", "modeling", "generation", "decoding", "commitment", "trace")
 PRELUDE = """
 import importlib.util, sys
 class Barred:
@@ -90,7 +91,7 @@ def test_a_saved_folder_loads_anywhere(saved, tmp_path, backbone):
     )
     assert out.endswith("ok\n")
     names = {path.name for path in folder.iterdir()}
-    code = {f"{part}_tokmat.py" for part in ("configuration", "maturation", "losses", "modeling", "generation")}
+    code = {f"{part}_tokmat.py" for part in PARTS}
     assert code < names and code < {path.name for path in (tmp_path / "again").iterdir()}
     first, second = (json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "again"))
     assert first["auto_map"] == {

@@ -16,6 +16,8 @@ from .callbacks import SampleCallback
 from .data import count_tokens
 from .training_args import TokMatTrainingArguments
 
+PROJECTED_AT_ONCE = 256  # positions whose scores over the vocabulary are held at a time, for the metrics
+
 
 class TokMatTrainer(Trainer):
     """
@@ -112,12 +114,11 @@ class TokMatTrainer(Trainer):
         """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
         documents = {name: inputs.get(name) for name in ("position_ids", "attention_mask")}
         tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
-        table = self.tokmat.token_embeddings()
-        predicted, targets = predicted[:, :-1].to(table.dtype), inputs["labels"][:, 1:].clamp(min=0)
+        predicted, targets = predicted[:, :-1], inputs["labels"][:, 1:].clamp(min=0)
         valid = weights > 0
-        hits = (project(predicted, table) == targets) & valid
+        hits = (project(predicted, self.tokmat.unit_table(predicted.dtype), PROJECTED_AT_ONCE) == targets) & valid
         committed = valid & (tails.slot[:, :-1] == 0)
-        cosine = F.cosine_similarity(predicted.float(), table[targets].float(), dim=-1)
+        cosine = F.cosine_similarity(predicted.float(), self.tokmat.embed_tokens(targets).float(), dim=-1)
         self._count("accuracy", hits, committed)
         self._count("cosine", cosine, committed)
         for slot in range(1, self.args.slot_metrics + 1):
@@ -163,14 +164,13 @@ class TokMatTrainer(Trainer):
             inputs.get("position_ids"), inputs.get("attention_mask"), labels.shape, labels.device
         )
         weights = model.loss_weights(labels, documents, torch.ones(labels.shape, device=labels.device))
-        targets, table = labels[:, 1:].clamp(min=0), model.token_embeddings()
-        predicted = predicted[:, :-1].to(table.dtype)
-        unit = F.normalize(table, dim=-1)
+        targets, predicted = labels[:, 1:].clamp(min=0), predicted[:, :-1]
+        unit = model.unit_table(predicted.dtype)
         nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
         for name, values in (
             ("nll", nll),
-            ("accuracy", project(predicted, table) == targets),
-            ("cosine", F.cosine_similarity(predicted.float(), table[targets].float(), dim=-1)),
+            ("accuracy", project(predicted, unit, PROJECTED_AT_ONCE) == targets),
+            ("cosine", F.cosine_similarity(predicted.float(), model.embed_tokens(targets).float(), dim=-1)),
             ("count", torch.ones_like(weights)),
         ):
             self._eval_sums[name] += (values * weights).sum()

@@ -1,0 +1,272 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Decoding speed on the CPU: TokMat's `generate` against transformers' greedy `generate` of the same backbone.
+
+    python benchmarks/decode.py                  # GPT-2 small, random weights; best on an otherwise idle machine
+    python benchmarks/decode.py --preset tiny    # a smoke run of seconds
+
+Every repetition generates N new tokens and 1 new token with each decoder and prefix in turn. Seconds per decoding
+token are (median for N - median for 1) / (N - 1), which leaves the prefill out; whole-call figures keep it in. The
+last line on stdout is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+
+# Freshly mapped memory is slow on small machines; glibc reads these once, when the process starts.
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PRESETS = {
+    "gpt2": {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12},
+    "tiny": {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4},
+}
+MAX_GROWTH_RATIO = 1.1
+
+
+def backbone_config(preset: str) -> GPT2Config:
+    """GPT-2 without dropout and without an end-of-text token, so that every call generates its full length."""
+    tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2Config(n_positions=1024, **PRESETS[preset], **tokens, **dropout)
+
+
+def target_speed(tail_length: int | None, dtype: str, batch: int) -> float | None:
+    """The least acceptable speed relative to greedy decoding; None where no target is set."""
+    if tail_length == 16:
+        return 0.9 if dtype == "bf16" and batch == 1 else 0.45
+    return 0.95 if tail_length == 1 else None
+
+
+# -- shared with train.py ---------------------------------------------------------------------------------------------
+
+
+def machine_facts() -> dict:
+    """What a figure depends on besides the code."""
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def machine_line(facts: dict) -> str:
+    return "; ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def allocator_set() -> bool:
+    return all(os.environ.get(name) == value for name, value in ALLOCATOR.items())
+
+
+def progress_bar() -> Progress:
+    columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def stdout_console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=119)
+
+
+def judged(value: float | None, target: float | None, at_least: bool = True) -> str:
+    """A ratio with its target, coloured by whether it is met."""
+    if value is None:
+        return "-"
+    if target is None:
+        return f"{value:.2f}"
+    met = value >= target if at_least else value <= target
+    return f"[{'green' if met else 'red'}]{value:.2f}[/] ({'>=' if at_least else '<='} {target:g})"
+
+
+def report(result: dict, output: Path | None) -> None:
+    """The JSON object, as the last line on stdout and, if asked for, in a file."""
+    rounded = json.loads(json.dumps(result), parse_float=lambda digits: float(f"{float(digits):.6g}"))
+    text = json.dumps(rounded, separators=(",", ":"))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = output.with_name(output.name + ".tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, output)
+    print(text, flush=True)
+
+
+def integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+# -- the measurement --------------------------------------------------------------------------------------------------
+
+
+def make_models(preset: str, dtype: str) -> tuple[GPT2LMHeadModel, TokMatForContinuousLM]:
+    greedy = GPT2LMHeadModel(backbone_config(preset))
+    tokmat = TokMatForContinuousLM(TokMatConfig(backbone_config=backbone_config(preset)))
+    return greedy.to(DTYPES[dtype]).eval(), tokmat.to(DTYPES[dtype]).eval()
+
+
+def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> float:
+    start = time.perf_counter()
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, **settings
+    )
+    seconds = time.perf_counter() - start
+    assert output.shape[1] == ids.shape[1] + new_tokens
+    return seconds
+
+
+def measure(dtype: str, batch: int, args, advance) -> list[dict]:
+    """One row per prefix and decoder; all of them, and both lengths, take turns within a repetition."""
+    torch.manual_seed(args.seed)
+    greedy, tokmat = make_models(args.preset, dtype)
+    decoders = [(None, greedy, {}), *((k, tokmat, {"tail_length": k}) for k in args.tail_lengths)]
+    prompts = {n: torch.randint(PRESETS[args.preset]["vocab_size"], (batch, n)) for n in args.prefixes}
+    seconds = {(prefix, k): ([], []) for prefix in args.prefixes for k, _, _ in decoders}
+    for repetition in range(-1, args.repeats):  # -1 is the warm-up
+        for prefix in args.prefixes:
+            for k, model, settings in decoders:
+                for new_tokens, taken in zip((1, args.new_tokens), seconds[prefix, k]):
+                    value = seconds_of_call(model, prompts[prefix], new_tokens, **settings)
+                    if repetition >= 0:
+                        taken.append(value)
+                advance(f"{dtype}, batch {batch}")
+
+    rows = []
+    for (prefix, k), (one, many) in seconds.items():
+        per_token = (statistics.median(many) - statistics.median(one)) / (args.new_tokens - 1)
+        row = {"dtype": dtype, "batch": batch, "prefix": prefix, "decoder": "greedy" if k is None else "tokmat"}
+        row |= {"tail_length": k, "seconds_per_token": per_token, "tokens_per_second": batch / per_token}
+        row["call_tokens_per_second"] = batch * args.new_tokens / statistics.median(many)
+        base = row if k is None else next(r for r in rows if r["prefix"] == prefix and r["tail_length"] is None)
+        row["ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
+        row["call_ratio"] = row["call_tokens_per_second"] / base["call_tokens_per_second"]
+        row["target"] = target_speed(k, dtype, batch)
+        row["met"] = None if row["target"] is None else row["ratio"] >= row["target"]
+        row["seconds_one_token"], row["seconds_all_tokens"] = one, many
+        rows.append(row)
+    return rows
+
+
+def growth_of(rows: list[dict]) -> list[dict]:
+    """Growth of the time per token from the shortest to the longest prefix, relative to greedy decoding's own."""
+    short, long = min(row["prefix"] for row in rows), max(row["prefix"] for row in rows)
+    found = []
+    for row in rows if long > short else []:
+        same = [r for r in rows if (r["dtype"], r["batch"]) == (row["dtype"], row["batch"])]
+        times = {(r["prefix"], r["tail_length"]): r["seconds_per_token"] for r in same}
+        k = row["tail_length"]
+        if row["prefix"] == short and k is not None:
+            growth, own = times[long, k] / times[short, k], times[long, None] / times[short, None]
+            entry = {"dtype": row["dtype"], "batch": row["batch"], "tail_length": k, "prefixes": [short, long]}
+            entry |= {"growth": growth, "greedy_growth": own, "ratio": growth / own}
+            found.append(entry | {"target": MAX_GROWTH_RATIO, "met": growth / own <= MAX_GROWTH_RATIO})
+    return found
+
+
+def show(result: dict) -> None:
+    console = stdout_console()
+    console.print(machine_line(result["machine"]))
+    names = ("dtype", "batch", "prefix", "decoder", "ms/token", "tokens/s", "x greedy (target)", "call tokens/s", "x")
+    table = Table(*names, title=f"Decoding, {result['preset']}, {result['new_tokens']} new tokens")
+    for row in result["measurements"]:
+        k = row["tail_length"]
+        table.add_row(
+            *(str(row[name]) for name in ("dtype", "batch", "prefix")),
+            "greedy" if k is None else f"TokMat K={k}",
+            f"{1000 * row['seconds_per_token']:.2f}",
+            f"{row['tokens_per_second']:.1f}",
+            judged(row["ratio"], row["target"]),
+            f"{row['call_tokens_per_second']:.1f}",
+            judged(row["call_ratio"], None),
+            end_section=k == result["tail_lengths"][-1],
+        )
+    console.print(table)
+    if result["growth"]:
+        short, long = result["growth"][0]["prefixes"]
+        names = ("dtype", "batch", "K", "growth", "greedy's", "ratio of ratios (target)")
+        table = Table(*names, title=f"Growth of the time per token, prefix {long} over {short}")
+        for row in result["growth"]:
+            table.add_row(
+                *(str(row[name]) for name in ("dtype", "batch", "tail_length")),
+                f"{row['growth']:.2f}",
+                f"{row['greedy_growth']:.2f}",
+                judged(row["ratio"], row["target"], at_least=False),
+            )
+        console.print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="gpt2")
+    parser.add_argument("--tail-lengths", type=integers, default=[1, 4, 16], help="K, comma-separated")
+    parser.add_argument("--batches", type=integers, default=[1, 8], help="comma-separated")
+    parser.add_argument("--prefixes", type=integers, default=[64, 768], help="prompt lengths, comma-separated")
+    parser.add_argument("--dtypes", type=lambda text: text.split(","), default=["bf16", "fp32"], help="bf16, fp32")
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="torch's intra-op threads")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="also write the JSON object to this file")
+    parser.add_argument(
+        "--keep-environment", action="store_true", help="do not restart with glibc's allocator keeping its pages"
+    )
+    args = parser.parse_args()
+    if unknown := set(args.dtypes) - set(DTYPES):
+        parser.error(f"--dtypes: {', '.join(sorted(unknown))}; allowed: {', '.join(DTYPES)}")
+    if args.new_tokens < 2 or args.repeats < 1:
+        parser.error("--new-tokens must be at least 2 and --repeats at least 1")
+    if max(args.prefixes) + args.new_tokens > 1024:
+        parser.error("a prefix and --new-tokens must fit in 1024 positions")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    if sys.platform == "linux" and not args.keep_environment and not allocator_set():
+        print(
+            "Restarting once with " + " ".join(f"{k}={v}" for k, v in ALLOCATOR.items()), file=sys.stderr, flush=True
+        )
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+
+    rows = []
+    decoders = 1 + len(args.tail_lengths)
+    calls = len(args.dtypes) * len(args.batches) * len(args.prefixes) * decoders * (args.repeats + 1)
+    with progress_bar() as progress:
+        task = progress.add_task("", total=calls)
+        for dtype in args.dtypes:
+            for batch in args.batches:
+                rows += measure(dtype, batch, args, lambda text: progress.update(task, advance=1, description=text))
+    result = {"benchmark": "decode", "machine": {**machine_facts(), "allocator_variables": allocator_set()}}
+    result |= {"preset": args.preset, "new_tokens": args.new_tokens, "repeats": args.repeats, "seed": args.seed}
+    result |= {"tail_lengths": args.tail_lengths, "measurements": rows, "growth": growth_of(rows)}
+    show(result)
+    report(result, args.output)
+
+
+if __name__ == "__main__":
+    main()

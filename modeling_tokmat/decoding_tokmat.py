@@ -1,0 +1,424 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""One run of the decoding loop: its state, and the steps of Algorithm 1."""
+
+import torch
+
+from .commitment_tokmat import FrontCommit, StableCommit, VerifiedCommit, roll_back, shift
+from .maturation_tokmat import (
+    DYNAMICS,
+    EMBRYO,
+    HISTORY,
+    committed_vector,
+    decoding_noise,
+    tail_maturities,
+    update_rates,
+    update_tail,
+)
+from .trace_tokmat import look
+
+
+class Run:
+    """One call of `_sample`: its state, and the numbered steps of Algorithm 1 as methods."""
+
+    def __init__(self, model, input_ids, logits_processor, stopping_criteria, generation_config, kwargs, streamer):
+        self.model, self.config, self.streamer = model, generation_config, streamer
+        self.settings = settings = generation_config._maturation_settings
+        self.processor, self.criteria = logits_processor, stopping_criteria
+        self.cache = kwargs.get("past_key_values") if kwargs.get("use_cache") else None
+        new_tokens = generation_config.max_length - input_ids.shape[1]
+        self.committed = model._prepare_prompt(input_ids, self.cache, generation_config, kwargs, new_tokens)
+        self.batch_size, self.dim = len(self.committed.vectors), self.committed.vectors.shape[-1]
+        self.device, self.radius = model.device, model.embedding_radius
+        self.dtype = torch.promote_types(self.committed.vectors.dtype, torch.float32)
+
+        a = tail_maturities(settings.tail_length, **settings.schedule_settings())
+        self.maturity_after, self.maturity_before = a[:-1].float(), a[1:].float().to(self.device)
+        self.eta = update_rates(a, settings.rate).to(self.device, self.dtype)
+        # 0. the tail is K embryos
+        self.tail = self.embryos([0] * self.batch_size, settings.tail_length)
+        self.rule = self.make_rule()
+
+        self.wanted = {name: () for name in ("scores", "logits", "attentions", "hidden_states")}
+        dict_output = generation_config.return_dict_in_generate
+        self.wanted = {
+            name: () for name in self.wanted if dict_output and getattr(generation_config, f"output_{name}")
+        }
+        self.trace = () if dict_output and settings.output_maturation else None
+        self.pad = generation_config._pad_token_tensor
+        self.has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+        self.unfinished = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
+        self.told_for = self.change = self.nearest = None
+        self.finished, self.steps, self.num_forwards, self.streamed = False, 0, 0, 0
+
+        self.forward_kwargs = {
+            name: True for name in ("output_attentions", "output_hidden_states") if kwargs.get(name)
+        }
+        # Logits are wanted of updated slots alone, not of the positions that forward returns.
+        self.forward_kwargs |= {"logits_to_keep": torch.empty(0, dtype=torch.long, device=self.device)}
+        self.forward_kwargs |= {"use_cache": self.cache is not None, "past_key_values": self.cache}
+        compiled = model._valid_auto_compile_criteria(kwargs, generation_config)
+        self.compiled = model.get_compiled_call(generation_config.compile_config) if compiled else None
+        for vectors, positions, mask in self.committed.chunks(generation_config.prefill_chunk_size):
+            self.forward(vectors, vectors.new_ones(1, vectors.shape[1]), positions, mask)
+
+    def make_rule(self):
+        settings = self.settings
+        if settings.commit == "front":
+            return FrontCommit()
+        patience = settings.stability_tolerance, settings.max_refinements
+        return StableCommit(self.batch_size, settings.tail_length, *patience, self.device)
+
+    def forward(self, vectors, maturity, positions, mask, tail_length=None, compiled=False):
+        self.num_forwards += 1
+        return (self.compiled if compiled else self.model)(
+            inputs_embeds=vectors,
+            maturity=maturity,
+            tail_length=self.settings.tail_length if tail_length is None else tail_length,
+            position_ids=positions,
+            attention_mask=mask,
+            **self.forward_kwargs,
+        )
+
+    def nearest_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
+        """argmax_i <z, e_i> (Eq. 5), (batch, slots, d) -> (batch, slots)."""
+        return self.model.implied_logits(vectors).argmax(dim=-1)
+
+    # -- noise -----------------------------------------------------------------------------------------------------
+
+    def noise(self, stream: int, positions: list[list[int]], norm: float, step: int = 0) -> torch.Tensor:
+        """Noise for generated positions per row, shape (batch, n, d)."""
+        if norm == 0:
+            return torch.zeros(len(positions), len(positions[0]), self.dim, dtype=self.dtype, device=self.device)
+        seed, several, drawn = self.settings.maturation_seed, self.config.num_return_sequences, {}
+        for row, places in enumerate(positions):
+            for place in places:  # return sequences of one prompt lie next to one another
+                key = (row % several, place)
+                if key not in drawn:
+                    drawn[key] = decoding_noise(seed, stream, *key, step, self.dim, norm, self.dtype)
+        rows = [torch.stack([drawn[row % several, place] for place in places]) for row, places in enumerate(positions)]
+        return torch.stack(rows).to(self.device)
+
+    def embryos(self, first: list[int], count: int) -> torch.Tensor:
+        positions = [list(range(place, place + count)) for place in first]
+        return self.noise(EMBRYO, positions, self.settings.embryo_norm * self.radius)
+
+    # -- 1. read -----------------------------------------------------------------------------------------------------
+
+    def read(self) -> torch.Tensor:
+        """z^ of the slots within the length limit, (batch, slots, d)."""
+        committed, settings = self.committed, self.settings
+        remaining = committed.new_tokens - min(committed.counts)
+        self.fed = max(min(settings.tail_length, remaining), 1) - 1
+        fed, own = self.fed, committed.vectors.shape[1]
+        copies = 2 if settings.guidance_scale != 1 and fed > 0 else 1
+        tail = self.tail[:, :fed].to(committed.vectors.dtype)
+        slots = committed.positions[:, -1:] + torch.arange(1, fed + 1, device=self.device)
+        slots = slots.clamp(max=self.last_position())
+        if (own, fed, copies) != self.told_for:
+            told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:fed]] * copies])
+            self.told_for, self.told = (
+                (own, fed, copies),
+                told[None],
+            )  # one tensor for all steps: the model knows it again
+        mask = committed.attention_mask(fed) if copies == 1 else self.guidance_mask(own, fed)
+        self.outputs = self.forward(
+            torch.cat([committed.vectors, *[tail] * copies], dim=1),
+            self.told,
+            torch.cat([committed.positions, *[slots] * copies], dim=1),
+            mask,
+            compiled=self.compiled is not None and self.steps > 0 and fed == settings.tail_length - 1 and own == 1,
+        )
+        self.slots_fed = copies * fed
+        predicted = self.outputs.predicted_embeds[:, own - 1 : own + fed].to(self.dtype)
+        if copies == 2:
+            # Slot 1 is predicted from a committed position, so guidance leaves it alone.
+            alone = self.outputs.predicted_embeds[:, own + fed :].to(self.dtype)
+            guided = alone + settings.guidance_scale * (predicted[:, 1:] - alone)
+            predicted = torch.cat([predicted[:, :1], guided], dim=1)
+        if self.steps == 0:
+            self.check_finite(predicted)
+        return predicted
+
+    def last_position(self) -> torch.Tensor:
+        """The last position that each row may feed, (batch, 1): slots beyond it influence nothing."""
+        if self.steps == 0:
+            self._limit = self.committed.positions[:, -1:] + max(self.committed.new_tokens - 1, 0)
+        return self._limit
+
+    def guidance_mask(self, own: int, fed: int) -> torch.Tensor:
+        """Float additive mask of [cache ; committed ; tail ; copy of the tail]: the copy sees the copy alone."""
+        visible = self.committed.attention_mask(2 * fed)
+        past = int(self.cache.get_seq_length()) if self.cache is not None else 0
+        length = own + 2 * fed
+        if visible is None:
+            visible = torch.ones(1, past + length, dtype=torch.bool, device=self.device)
+        rows = torch.arange(length, device=self.device)[:, None]
+        columns = torch.arange(past + length, device=self.device)[None] - past
+        alone = rows >= own + fed
+        allowed = (columns <= rows) & (~alone | (columns >= own + fed))
+        # Positions in padding would see nothing; they may see themselves, since nothing reads them.
+        allowed = (allowed & visible[:, None]) | (columns == rows)
+        if self.cache is not None and self.cache.is_compileable:
+            allowed = torch.nn.functional.pad(allowed, (0, self.cache.get_max_length() - allowed.shape[-1]))
+        dtype = self.model.dtype
+        blocked = torch.finfo(dtype).min
+        return torch.zeros(allowed.shape, dtype=dtype, device=self.device).masked_fill(~allowed, blocked)[:, None]
+
+    def forget(self) -> None:
+        """Undo a pass that only kept other ranks company."""
+        roll_back(self.cache, self.slots_fed + self.committed.vectors.shape[1])
+
+    def check_finite(self, predicted: torch.Tensor) -> None:
+        if not bool(predicted.isfinite().all()):
+            broken = (name for name, weight in self.model.named_parameters() if not bool(weight.isfinite().all()))
+            found = next(broken, None)
+            raise ValueError(
+                f"The predicted vectors are not finite: `{found}` holds NaN or infinite values."
+                if found
+                else "The predicted vectors are not finite, though all weights are: the prompt's activations overflow."
+            )
+
+    # -- 2. update ---------------------------------------------------------------------------------------------------
+
+    def update(self, predicted: torch.Tensor) -> None:
+        settings, slots = self.settings, predicted.shape[1]
+        eta = self.eta[:slots]
+        before = self.tail[:, :slots]
+        after = update_tail(before, predicted, eta, settings.direction_rate)
+        if settings.dynamics_noise > 0:
+            places = [list(range(count, count + slots)) for count in self.committed.counts]
+            noise = self.noise(DYNAMICS, places, settings.dynamics_noise * self.radius, self.steps)
+            after = after + eta[:, None] * noise
+        if not self.rule.lockstep or self.trace is not None:
+            self.change = (after - before).norm(dim=-1) / self.radius
+        if not self.rule.lockstep:
+            self.nearest = self.nearest_tokens(after)
+        self.tail = torch.cat([after, self.tail[:, slots:]], dim=1)
+
+    # -- 3. commit ---------------------------------------------------------------------------------------------------
+
+    def commit(self) -> tuple[list[int], list[torch.Tensor]]:
+        """Commit slots; how many per row, and the vectors (batch, d) that take their places."""
+        committed, rule, vectors = self.committed, self.rule, []
+        start, slot = list(committed.counts), 0
+        previous = committed.last_vector
+        active = torch.ones_like(self.unfinished) if rule.lockstep else self.unfinished
+        rows = rule.first(active, self.change, self.nearest)
+        while True:
+            tokens, scores, logits = self.choose(self.tail[:, slot], rows)
+            taking = [True] * self.batch_size if rule.lockstep else rows.tolist()
+            if not any(taking):
+                break
+            committed.write(tokens, taking)
+            previous = self.vector_of(tokens, previous)
+            vectors.append(previous)
+            self.record(scores, logits, taking)
+            self.stop(rows, taking)
+            slot += 1
+            if rule.lockstep or slot > self.fed:
+                break
+            rows = rule.further(slot - 1, tokens, rows) & self.unfinished
+        counts = [now - then for now, then in zip(committed.counts, start)]
+        if self.trace is not None:
+            self.look(start, counts)
+        return counts, vectors
+
+    def choose(self, vectors: torch.Tensor, rows: torch.Tensor):
+        """argmax of the processed implied logits; processors see each row at its own length."""
+        logits = self.model.implied_logits(vectors).to(self.dtype)
+        scores = self.by_length(lambda ids: self.processor(ids, logits.clone()), rows, logits)
+        tokens = scores.argmax(dim=-1)
+        if self.has_eos and self.rule.lockstep:
+            tokens = torch.where(self.unfinished, tokens, self.pad.to(tokens))
+        return tokens, scores, logits
+
+    def by_length(self, function, rows, default):
+        """function(ids of one length) for each length that occurs; row r of the result is taken at r's own length."""
+        committed = self.committed
+        if self.rule.lockstep or self.batch_size == 1:
+            return function(committed.ids[:, : committed.length(0)])
+        result = default.clone()
+        lengths = [committed.length(row) if takes else -1 for row, takes in enumerate(rows.tolist())]
+        for length in sorted(set(lengths) - {-1}):
+            here = torch.tensor([other == length for other in lengths], device=self.device)
+            values = function(committed.ids[:, :length])
+            result = torch.where(here.view(-1, *[1] * (values.dim() - 1)), values, result)
+        return result
+
+    def vector_of(self, tokens: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+        """The vectors that tokens just written are committed as, (batch, d)."""
+        settings, noise = self.settings, None
+        embedding = self.model.embed_tokens(tokens)
+        if settings.history_noise > 0:
+            places = [[count - 1] for count in self.committed.counts]
+            noise = self.noise(HISTORY, places, settings.history_noise * self.radius)[:, 0]
+        return committed_vector(embedding, previous, self.radius, settings.history_smoothing, noise)
+
+    def record(self, scores, logits, taking: list[bool]) -> None:
+        for name, value in (("scores", scores), ("logits", logits)):
+            if name in self.wanted:
+                kept = list(self.wanted[name])
+                for row, takes in enumerate(taking):
+                    place = self.committed.counts[row] - 1
+                    if takes:
+                        kept += [value.clone()] if place == len(kept) else []
+                        kept[place][row] = value[row]
+                self.wanted[name] = tuple(kept)
+
+    def stop(self, rows: torch.Tensor, taking: list[bool]) -> None:
+        scores = self.wanted.get("scores")
+        done = self.by_length(lambda ids: self.criteria(ids, scores), rows, torch.zeros_like(self.unfinished))
+        self.unfinished = self.unfinished & ~(done & rows)
+        self.finished = not bool(self.unfinished.any())
+
+    def look(self, start: list[int], counts: list[int]) -> None:
+        model, vectors = self.model, self.settings.output_maturation == "vectors"
+        slots = self.change.shape[1]
+        tail = self.tail[:, :slots]
+        cosines = model.implied_logits(tail).float() / model.config.logit_scale
+        nearest = model.embed_tokens(cosines.argmax(-1)).to(tail)
+        scale, maturity = model.config.logit_scale, self.maturity_after[:slots]
+        step = look(tail, cosines, nearest, self.change, maturity, self.radius, scale)
+        step["position"], step["committed"] = torch.tensor(start), torch.tensor(counts)
+        step["vectors"] = tail.cpu() if vectors else None
+        self.trace += (step,)
+
+    # -- 4. move up --------------------------------------------------------------------------------------------------
+
+    def move_up(self, counts: list[int], vectors: list[torch.Tensor]) -> None:
+        committed, length = self.committed, self.settings.tail_length
+        for name in ("attentions", "hidden_states"):
+            if name in self.wanted:
+                self.wanted[name] += (getattr(self.outputs, name),)
+        self.take_in(counts, vectors)
+        longest = max(counts)
+        if longest > 0:
+            entering = self.embryos([now - count + length for now, count in zip(committed.counts, counts)], longest)
+            if min(counts) == longest:
+                self.tail = torch.cat([self.tail, entering], dim=1)[:, longest:]
+            else:
+                self.tail = shift(self.tail, entering, torch.tensor(counts, device=self.device))
+        self.steps += 1
+        if self.streamer is not None:
+            self.stream()
+
+    def take_in(self, counts: list[int], vectors: list[torch.Tensor]) -> None:
+        self.committed.fed(self.slots_fed, counts, vectors)
+        if not self.rule.lockstep:
+            self.rule.shift(torch.tensor(counts, device=self.device))
+
+    def stream(self) -> None:
+        committed = self.committed
+        # Rows that are not in step reach the streamer token by token all the same: as soon as all of them have one.
+        running = self.unfinished.tolist() if not self.rule.lockstep else [True] * self.batch_size
+        ready = min((count for count, runs in zip(committed.counts, running) if runs), default=max(committed.counts))
+        for place in range(self.streamed, ready):
+            self.streamer.put(committed.ids[:, committed.prompt_length + place].cpu())
+        self.streamed = max(ready, self.streamed)
+        if hasattr(self.streamer, "put_draft"):
+            remaining = committed.new_tokens - min(committed.counts)
+            slots = min(self.settings.tail_length - 1, max(remaining, 0))
+            draft = self.nearest_tokens(self.tail[:, :slots])
+            self.streamer.put_draft(draft.cpu(), maturity=self.maturity_after[1 : slots + 1])
+
+    def ids(self) -> torch.Tensor:
+        """Prompt and committed ids, (batch, length), padded on the right where a row stopped early."""
+        return self.committed.ids[:, : self.committed.prompt_length + max(self.committed.counts)]
+
+    def result(self) -> dict:
+        """Fields of [`TokMatGenerateOutput`]."""
+        return {
+            "sequences": self.ids(),
+            "past_key_values": self.cache,
+            "num_forwards": self.num_forwards,
+            "tokens_per_forward": sum(self.committed.counts) / self.batch_size / self.num_forwards,
+            "maturation": self.trace,
+            **self.wanted,
+        }
+
+
+class VerifiedRun(Run):
+    """
+    `commit="verified"`: the text of tail_length = 1, alpha_max = 1, in fewer forwards where the tail knows it.
+
+    A step feeds [committed ; draft ; soft slots]. The draft is the tail's nearest tokens as exact embeddings, told
+    maturity 1 and K = 1 like everything committed, so z^ at the last committed vector and at each draft that came true
+    are the reference's own: slot by slot, what the reference would commit is committed, up to the first disagreement.
+    Soft slots behind the draft hold the tail's vectors and are told K and their schedule's maturities: they find the
+    next draft. How much is fed adapts to how often drafts come true, down to nothing, with a new try now and then.
+    """
+
+    FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after drafts have failed
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        length = self.settings.tail_length
+        self.drafts = torch.full((self.batch_size, length), -1, device=self.device)  # -1: nothing known
+        self.bound, self.rest, self.next_rest = min(length - 1, 4), 0, self.FIRST_REST
+
+    def make_rule(self):
+        return VerifiedCommit()
+
+    def forward(self, vectors, maturity, positions, mask, tail_length=1, compiled=False):
+        return super().forward(vectors, maturity, positions, mask, tail_length, compiled)
+
+    def read(self):
+        committed, own = self.committed, self.committed.vectors.shape[1]
+        remaining = committed.new_tokens - min(committed.counts)
+        self.fed = self.slots_fed = max(min(0 if self.rest else self.bound, remaining - 1), 0)
+        self.hard = int((self.drafts[:, : self.fed] >= 0).any(dim=0).sum()) if self.fed else 0
+        self.rule.drafts = self.drafts[:, : self.hard]
+        hard = self.model.embed_tokens(self.rule.drafts.clamp(min=0))
+        soft = self.tail[:, self.hard : self.fed].to(hard.dtype)
+        told = self.maturity_before.new_ones(own + self.fed)
+        told[own + self.hard :] = self.maturity_before[self.hard : self.fed]
+        lengths = torch.ones(1, own + self.fed, dtype=torch.long, device=self.device)
+        lengths[:, own + self.hard :] = self.settings.tail_length
+        slots = committed.positions[:, -1:] + torch.arange(1, self.fed + 1, device=self.device)
+        self.outputs = self.forward(
+            torch.cat([committed.vectors, hard, soft], dim=1),
+            told[None],
+            torch.cat([committed.positions, slots.clamp(max=self.last_position())], dim=1),
+            committed.attention_mask(self.fed),
+            tail_length=lengths if self.fed > self.hard else 1,
+        )
+        predicted = self.outputs.predicted_embeds[:, own - 1 :].to(self.dtype)
+        if self.steps == 0:
+            self.check_finite(predicted)
+        return predicted
+
+    def update(self, predicted):
+        slots, exact = predicted.shape[1], self.hard + 1
+        before = self.tail[:, :slots]
+        soft = update_tail(before[:, exact:], predicted[:, exact:], self.eta[exact:slots])
+        after = torch.cat([predicted[:, :exact], soft], dim=1)
+        if self.trace is not None:
+            self.change = (after - before).norm(dim=-1) / self.radius
+        self.tail = torch.cat([after, self.tail[:, slots:]], dim=1)
+
+    def take_in(self, counts, vectors):
+        self.committed.accepted(self.slots_fed, counts, vectors)
+        slots = self.fed + 1
+        self.drafts.fill_(-1)
+        if self.fed:
+            self.drafts[:, 1:slots] = self.nearest_tokens(self.tail[:, 1:slots])
+            moved = torch.tensor(counts, device=self.device)
+            self.drafts = shift(self.drafts, torch.full_like(self.drafts, -1), moved)
+        self.adapt(counts)
+
+    def adapt(self, counts: list[int]) -> None:
+        """Feed more while drafts come true, less when they fail, nothing for a while when they keep failing."""
+        running = [count for count in counts if count > 0]
+        if self.rest:
+            self.rest -= 1
+            self.bound = min(1, self.settings.tail_length - 1)
+        elif self.hard and running:
+            gained = sum(running) / len(running) - 1
+            if gained >= self.hard:
+                self.bound = min(2 * self.bound, self.settings.tail_length - 1)
+            elif gained < 0.25:
+                self.bound //= 2
+            if gained > 0:
+                self.next_rest = self.FIRST_REST
+            if self.bound == 0:
+                self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, self.LONGEST_REST)
