@@ -393,7 +393,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
         weights = [*self.maturity_embedding.parameters(), self.tail_length_film.table.weight]
         given = maturity if torch.is_tensor(maturity) else None
-        key = (given if given is None else given._version, tail_length, *[weight._version for weight in weights])
+        key = (
+            given if given is None else given._version,
+            tail_length,
+            *[(weight.data_ptr(), weight._version) for weight in weights],
+        )
         reusable = not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_tensor(tail_length))
         if reusable and self._conditions is not None and self._conditions[0] is given and self._conditions[1] == key:
             return self._conditions[2]  # decoding asks for the same at every step, at some 3 % of a step's cost

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from typer.testing import CliRunner
 
-from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.configuration_tokmat import tokmat_fields
 from trainer import cli
 from trainer.output_folder import last_complete_checkpoint, missing_from
@@ -98,6 +98,12 @@ def test_every_field_of_the_configuration_has_a_help_text():
     names = tokmat_fields()
     documented = optional_fields(TokMatConfig, "title", names).__dataclass_fields__
     assert [name for name in names if not documented[name].metadata["help"]] in ([], ["tie_word_embeddings"])
+
+
+def test_every_maturation_setting_is_an_option():
+    output = invoke("generate", "--help").output
+    names = {item.name for item in dataclasses.fields(MaturationSettings)} - {"output_maturation"}
+    assert [name for name in names if f"--{name.replace('_', '-')}" not in output] == []
 
 
 def test_help_of_train_and_generate():
@@ -380,6 +386,8 @@ def test_errors_of_generate_are_one_line(flags, expected, trained):
 
 def test_an_interrupted_folder_points_to_its_checkpoint(trained):
     shutil.copytree(trained[0] / "checkpoint-4", "out/checkpoint-4")
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # saved before training begins
+        shutil.copy(trained[0] / name, "out")
     assert_one_line_error(invoke("generate", "out", "hello"), "its last checkpoint is out/checkpoint-4")
 
 

@@ -130,7 +130,7 @@ def _generate(arguments: list[str]) -> int:
     from .streamers import MaturationStreamer
     from .train_command import load_pretrained, tokmat_config
 
-    names = [item.name for item in fields(MaturationSettings)]
+    names = [item.name for item in fields(MaturationSettings) if item.name != "output_maturation"]  # nobody to read it
     settings = optional_fields(MaturationSettings, "maturation (default: what the model was saved with)", names)
     parser = OneLineParser(
         [GenerateArguments, settings],
@@ -177,9 +177,9 @@ def _generate(arguments: list[str]) -> int:
         streamer = MaturationStreamer(tokenizer)
     elif single:
         streamer = TextStreamer(tokenizer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    given |= {"max_new_tokens": options.max_new_tokens, "num_return_sequences": options.num_return_sequences}
-    with torch.inference_mode():
-        ids = model.generate(**inputs, **given, streamer=streamer)
+    given |= {"output_maturation": False, "max_new_tokens": options.max_new_tokens}
+    given |= {"num_return_sequences": options.num_return_sequences}
+    ids = model.generate(**inputs, **given, streamer=streamer)
     if streamer is None:
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         print("\n".join(f"[{row}] {text}" for row, text in enumerate(texts)), flush=True)

@@ -23,7 +23,7 @@ from . import data as corpus
 from .argument_parser import OneLineParser, optional_fields
 from .callbacks import CheckpointOnInterrupt
 from .collator import TokMatDataCollator
-from .output_folder import checkpoints, find_checkpoint, missing_from, remove_outputs, save_whole
+from .output_folder import checkpoints, find_checkpoint, is_finished, missing_from, remove_outputs, save_whole
 from .tokmat_trainer import TokMatTrainer
 from .training_args import TokMatTrainingArguments
 
@@ -142,7 +142,7 @@ def load_pretrained(load, name: str, **kwargs):
     """
     local = Path(name).expanduser()
     if local.is_dir():
-        if not any(local.glob("*config.json")):
+        if load is not AutoTokenizer.from_pretrained and not is_finished(local):
             saved = next((path for path in checkpoints(local) if not missing_from(path)), None)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
