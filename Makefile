@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/tokmat demo --output-dir demo-model
 
 test: $(STAMP)
-	$(TRAIN_ENV) $(BIN)/python -m pytest
+	$(TRAIN_ENV) $(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python -m pytest -m slow --timeout 3600

@@ -116,10 +116,8 @@ class Run:
         slots = slots.clamp(max=self.last_position())
         if (own, fed, copies) != self.told_for:
             told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:fed]] * copies])
-            self.told_for, self.told = (
-                (own, fed, copies),
-                told[None],
-            )  # one tensor for all steps: the model knows it again
+            self.told_for, self.told = (own, fed, copies), told[None]
+            self.told.is_constant = True  # the model then computes its embedding once
         mask = committed.attention_mask(fed) if copies == 1 else self.guidance_mask(own, fed)
         self.outputs = self.forward(
             torch.cat([committed.vectors, *[tail] * copies], dim=1),

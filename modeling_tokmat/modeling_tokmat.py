@@ -116,7 +116,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.register_buffer("token_counts", counts)
         embeddings.weight.requires_grad_(not config.freeze_embeddings)
         self._inverse_norms = (None, None)
-        self._conditions = None
+        self._conditions = (None, None, None)
         self.post_init()
         if embeddings.padding_idx is not None:
             # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
@@ -219,7 +219,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and table.requires_grad):
             return scale / table.norm(dim=-1).clamp(min=1e-12)
         # Reading the whole table again at every decoding step would cost as much as the projection itself.
-        key = (table.data_ptr(), table._version, table.shape, table.dtype, table.device, scale)
+        key = (*_identity(table), table.shape, scale)
         if self._inverse_norms[0] != key:
             self._inverse_norms = (key, scale / table.detach().norm(dim=-1).clamp(min=1e-12))
         return self._inverse_norms[1]
@@ -392,15 +392,12 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def _conditioning(self, maturity, tail_length) -> tuple[torch.Tensor, ...]:
         """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
         weights = [*self.maturity_embedding.parameters(), self.tail_length_film.table.weight]
-        given = maturity if torch.is_tensor(maturity) else None
-        key = (
-            given if given is None else given._version,
-            tail_length,
-            *[(weight.data_ptr(), weight._version) for weight in weights],
-        )
-        reusable = not (torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_tensor(tail_length))
-        if reusable and self._conditions is not None and self._conditions[0] is given and self._conditions[1] == key:
-            return self._conditions[2]  # decoding asks for the same at every step, at some 3 % of a step's cost
+        key = (tail_length, *[_identity(weight) for weight in weights])
+        # Decoding asks for the same at every step, at some 3 % of a step's cost, and says so by `is_constant`.
+        constant = getattr(maturity, "is_constant", False) and not torch.is_tensor(tail_length)
+        constant = constant and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        if constant and self._conditions[0] is maturity and self._conditions[1] == key:
+            return self._conditions[2]
         device = weights[0].device
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
@@ -410,7 +407,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             lengths = tail_length[:, None] if tail_length.dim() == 1 else tail_length
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
         conditions = (shift, *self.tail_length_film(lengths))
-        self._conditions = (given, key, conditions) if reusable else None
+        if constant:
+            self._conditions = (maturity, key, conditions)
         return conditions
 
     def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:
@@ -440,6 +438,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
                 maturity = tails.maturity
                 vectors = torch.where(in_tail, corrupt(guess, noise, maturity), content)
         return torch.where(in_tail, vectors, content)
+
+
+def _identity(weight: torch.Tensor) -> tuple:
+    """Changes when the weight is replaced, moved, cast or written to (under inference_mode writes leave no mark)."""
+    return weight.data_ptr(), weight.dtype, weight.device, 0 if weight.is_inference() else weight._version
 
 
 TokMatForContinuousLM.register_for_auto_class("AutoModelForCausalLM")

@@ -232,6 +232,13 @@ def test_a_used_output_folder_is_refused_and_overwritten_on_demand(trained, stor
     assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-1"]
 
 
+def test_a_tokenizer_of_ones_own(tokenizer, story_file):
+    tokenizer.save_pretrained("tokens")
+    flags = [*TINY, "--tokenizer", "tokens", "--max-steps", 1, "--validation-fraction", 0]
+    assert invoke("train", "--data", story_file, "--output-dir", "out", *flags).exit_code == 0
+    assert AutoTokenizer.from_pretrained("out").get_vocab() == tokenizer.get_vocab()
+
+
 # -- interrupted and resumed ------------------------------------------------------------------------------------------
 
 

@@ -496,6 +496,26 @@ def test_compiled_steps_give_the_same_text(make_model, prompt):
     assert torch.equal(model.generate(prompt, compile_config=compiling, **settings), expected)
 
 
+def test_inference_mode_and_changed_weights(make_model, prompt):
+    """What is remembered between steps is dropped when the weights change."""
+    model, other = make_model(double=True), make_model(double=True)
+    run = {"max_new_tokens": NEW, "tail_length": 4, **NOISY}
+    expected = model.generate(prompt, **run)
+    with torch.inference_mode():
+        assert torch.equal(model.generate(prompt, **run), expected)
+        assert torch.equal(make_like(model).generate(prompt, **run), expected)
+    changed = other.generate(prompt, **run)
+    assert not torch.equal(changed, expected)
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model.generate(prompt, **run), changed)
+
+
+def make_like(model):
+    twin = TokMatForContinuousLM(model.config).double().eval()
+    twin.load_state_dict(model.state_dict())
+    return twin
+
+
 def test_half_precision_runs(make_model, prompt):
     model = make_model().to(torch.bfloat16)
     assert model.generate(prompt, max_new_tokens=6, eos_token_id=None).shape == (3, 15)

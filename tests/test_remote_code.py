@@ -82,7 +82,7 @@ def test_a_saved_folder_loads_anywhere(saved, tmp_path, backbone):
             assert torch.equal(model.generate(ids, max_new_tokens=9), expected["text"])
         # load -> save -> load
         model.save_pretrained(sys.argv[3])
-        AutoTokenizer.from_pretrained(folder).save_pretrained(sys.argv[3])
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=True).save_pretrained(sys.argv[3])
         print("ok")
         """,
         folder,

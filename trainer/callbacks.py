@@ -31,7 +31,7 @@ class CheckpointOnInterrupt(TrainerCallback):
     """On SIGINT or SIGTERM: finish the step, save a checkpoint, stop. A second signal stops at once."""
 
     def __init__(self):
-        self.interrupted = False
+        self.interrupted = 0  # the number of the signal that came
         self._previous = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -41,7 +41,7 @@ class CheckpointOnInterrupt(TrainerCallback):
     def _remember(self, number, frame):
         if self.interrupted:
             raise KeyboardInterrupt
-        self.interrupted = True
+        self.interrupted = number
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.interrupted:

@@ -142,7 +142,7 @@ def load_pretrained(load, name: str, **kwargs):
     """
     local = Path(name).expanduser()
     if local.is_dir():
-        if load is not AutoTokenizer.from_pretrained and not is_finished(local):
+        if load != AutoTokenizer.from_pretrained and not is_finished(local):
             saved = next((path for path in checkpoints(local) if not missing_from(path)), None)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
@@ -265,14 +265,6 @@ def make_rows(documents, tokenizer, arguments: DataArguments):
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-class Interrupt(CheckpointOnInterrupt):
-    signal_number = None
-
-    def _remember(self, number, frame):
-        self.signal_number = number
-        super()._remember(number, frame)
-
-
 def train(argv: list[str], go_on: str | None = None) -> int:
     """Train as the arguments say; returns the exit code: 0, or 128 + the number of the signal that interrupted.
 
@@ -315,7 +307,7 @@ def train(argv: list[str], go_on: str | None = None) -> int:
     if limit is not None and data.block_size > limit:
         raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")
 
-    interrupt = Interrupt()
+    interrupt = CheckpointOnInterrupt()
     trainer = TokMatTrainer(
         model,
         args,
@@ -339,7 +331,7 @@ def train(argv: list[str], go_on: str | None = None) -> int:
     if interrupt.interrupted:
         go_on = go_on or "the same command and --resume-from-checkpoint last"
         print(f"Interrupted: step {trainer.state.global_step} is saved in {folder}. Go on with {go_on}", flush=True)
-        return 128 + interrupt.signal_number
+        return 128 + interrupt.interrupted
 
     save_whole(trainer.save_model, folder)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}

@@ -1,0 +1,95 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Show what every maturation setting does to one continuation, as a Markdown table (docs/SETTINGS.md is made by it).
+
+python examples/show_settings.py demo-model "This function returns" --output settings.md
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ROWS = [
+    ("none", "Algorithm 1 as the model was saved", {}),
+    (
+        "tail_length = 1",
+        "K, the number of uncommitted vectors, in [1, 64]; 1 is greedy decoding on z^",
+        {"tail_length": 1},
+    ),
+    ("tail_length = 4", "", {"tail_length": 4}),
+    (
+        "schedule = cosine",
+        "linear, cosine, geometric (schedule_gamma) or power (schedule_beta)",
+        {"schedule": "cosine"},
+    ),
+    (
+        "alpha_max = 0.5",
+        "the front's maturity after an update, in (0, 1]: lower blends in older guesses",
+        {"alpha_max": 0.5},
+    ),
+    (
+        "rate = consistent",
+        "eta_j = (a_j - a_j+1) / (1 - a_j+1); use it with alpha_max = 1",
+        {"rate": "consistent", "alpha_max": 1.0},
+    ),
+    ("embryo_norm = 1", "norm of fresh vectors in units of R; 0 is independent of the seed", {"embryo_norm": 1.0}),
+    ("maturation_seed = 1", "seed of all noise", {"maturation_seed": 1}),
+    (
+        "guidance_scale = 2",
+        "z^ <- u + s (z^ - u), u predicted by the tail alone; in one forward pass",
+        {"guidance_scale": 2.0},
+    ),
+    (
+        "commit = stable",
+        "commit what has settled (stability_tolerance 0.05), wait at most max_refinements",
+        {"commit": "stable"},
+    ),
+    (
+        "commit = verified",
+        "text of tail_length 1, alpha_max 1, in fewer forwards where the tail knows it",
+        {"commit": "verified"},
+    ),
+    (
+        "history_noise = 0.5",
+        "committed vector = R normalise(e_x + 0.5 R unit noise), cached as such",
+        {"history_noise": 0.5},
+    ),
+    ("history_smoothing = 0.3", "committed vector = R normalise(0.3 previous + 0.7 e_x)", {"history_smoothing": 0.3}),
+    ("dynamics_noise = 0.5", "every update adds 0.5 eta_j R unit noise", {"dynamics_noise": 0.5}),
+    ("direction_rate = 0.5", "polar update: turn by 0.5 eta_j of the angle, norm by eta_j", {"direction_rate": 0.5}),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, trust_remote_code=True).eval()
+    ids = tokenizer(arguments.prompt, return_tensors="pt").input_ids
+    base = model.generation_config
+    lines = [
+        f"Continuations of *{arguments.prompt}* ({arguments.max_new_tokens} tokens; saved settings: tail_length "
+        f"{base.tail_length}, {base.schedule} schedule, alpha_max {base.alpha_max}, rate {base.rate}).",
+        "",
+        "| changed | meaning | text | tokens per forward |",
+        "|---|---|---|---:|",
+    ]
+    for name, meaning, settings in ROWS:
+        torch.manual_seed(0)
+        output = model.generate(
+            ids, max_new_tokens=arguments.max_new_tokens, eos_token_id=None, return_dict_in_generate=True, **settings
+        )
+        text = tokenizer.decode(output.sequences[0, ids.shape[1] :]).replace("\n", " ").replace("|", "\\|")
+        lines.append(f"| `{name}` | {meaning} | {' '.join(text.split())} | {output.tokens_per_forward:.2f} |")
+    print("\n".join(lines))
+    if arguments.output:
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

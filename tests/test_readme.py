@@ -1,0 +1,80 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The README's commands run, in order, in an empty directory; so do the examples."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# What a test can wait for; everything else of a command is as the README has it.
+SMALLER = ["--backbone", "tiny", "--max-steps", "3", "--vocab-size", "300", "--block-size", "32", "--eval-steps", "3"]
+
+
+def blocks(language):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, story_file):
+    """An empty directory but for a demo-model, as `make demo` leaves one, and a text file."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "stories.txt").write_text(story_file.read_text(encoding="utf-8"), encoding="utf-8")
+    run(folder, ["tokmat", "train", "--data", "stories.txt", "--output-dir", "demo-model", *SMALLER])
+    return folder
+
+
+def run(folder, command):
+    scripts = Path(sys.executable).parent
+    command = [str(scripts / command[0]) if command[0] in ("tokmat", "python") else command[0], *command[1:]]
+    environment = {**os.environ, "HF_HOME": str(folder / "hf"), "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, f"{command}\n{result.stdout[-1500:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+def test_python_blocks_run_one_after_the_other(directory):
+    code = "\n".join(blocks("python"))
+    assert "AutoModelForCausalLM" in code and "TokMatTrainer" in code and "output_maturation" in code
+    assert "This function returns" in run(directory, ["python", "-c", code])
+    assert (directory / "my-other-model" / "modeling_tokmat.py").is_file()
+
+
+def test_shell_blocks_run_one_after_the_other(directory):
+    commands = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+    commands = [command for command in commands if command]
+    assert [command for command in commands if command[0] == "make"] == [["make", "demo"], ["make", "test"]]
+    for command in commands:
+        if command[0] == "make":
+            dry = subprocess.run(["make", "-n", *command[1:]], cwd=ROOT, capture_output=True, text=True)
+            assert dry.returncode == 0 and {"demo": "tokmat demo", "test": "pytest"}[command[1]] in dry.stdout
+        elif command[:2] == ["tokmat", "train"]:
+            run(directory, [*command, *SMALLER])
+        elif command[0] == "tokmat":
+            assert "Once upon a time" in run(directory, command)
+    assert (directory / "my-model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["picture_tail.py", "show_settings.py"])
+def test_examples_run(directory, name):
+    output = {"picture_tail.py": "tail.png", "show_settings.py": "settings.md"}[name]
+    usage = (ROOT / "examples" / name).read_text(encoding="utf-8")
+    command = shlex.split(re.search(r"^    (python examples/.*)$", usage, flags=re.MULTILINE)[1])
+    run(directory, ["python", str(ROOT / "examples" / name), *command[2:]])
+    assert (directory / output).stat().st_size > 500
+
+
+def test_links_and_files_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), link
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.M)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in anchors, anchor
