@@ -3,10 +3,12 @@
 
     python benchmarks/decode.py                  # GPT-2 small, random weights; best on an otherwise idle machine
     python benchmarks/decode.py --preset tiny    # a smoke run of seconds
+    python benchmarks/decode.py --tail-lengths 1,4,8,16,32 --rules guided,stable,verified,static
 
 Every repetition generates N new tokens and 1 new token with each decoder and prefix in turn. Seconds per decoding
-token are (median for N - median for 1) / (N - 1), which leaves the prefill out; whole-call figures keep it in. The
-last line on stdout is one JSON object.
+token are (median for N - median for 1) / (N - 1), which leaves the prefill out; whole-call figures keep it in.
+`bare` is what the machine allows: a cached forward of the backbone over 1 position and one projection, divided by the
+same over K positions. The last line on stdout is one JSON object.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import transformers
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 
@@ -39,6 +41,12 @@ PRESETS = {
     "tiny": {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4},
 }
 MAX_GROWTH_RATIO = 1.1
+RULES = {
+    "guided": {"guidance_scale": 2.0},
+    "stable": {"commit": "stable"},
+    "verified": {"commit": "verified"},
+    "static": {"cache_implementation": "static"},
+}
 
 
 def backbone_config(preset: str) -> GPT2Config:
@@ -127,45 +135,86 @@ def make_models(preset: str, dtype: str) -> tuple[GPT2LMHeadModel, TokMatForCont
     return greedy.to(DTYPES[dtype]).eval(), tokmat.to(DTYPES[dtype]).eval()
 
 
-def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> float:
+def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> tuple[float, float | None]:
+    """Seconds, and tokens per forward where the model counts them."""
     start = time.perf_counter()
     output = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, **settings
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        **settings,
     )
     seconds = time.perf_counter() - start
-    assert output.shape[1] == ids.shape[1] + new_tokens
-    return seconds
+    assert output.sequences.shape[1] == ids.shape[1] + new_tokens
+    return seconds, output.get("tokens_per_forward")
+
+
+@torch.no_grad()
+def bare_seconds(model: GPT2LMHeadModel, batch: int, prefix: int, positions: int) -> float:
+    """Median of 5: a cached forward over some positions and the projection of one of them."""
+    cache, width, taken = DynamicCache(config=model.config), model.config.n_embd, []
+    vectors = torch.randn(batch, prefix, width, dtype=model.dtype)
+    model.transformer(inputs_embeds=vectors, past_key_values=cache, use_cache=True)
+    for _ in range(5):
+        start = time.perf_counter()
+        output = model.transformer(inputs_embeds=vectors[:, :positions], past_key_values=cache, use_cache=True)
+        model.lm_head(output.last_hidden_state[:, -1:])
+        taken.append(time.perf_counter() - start)
+        cache.crop(-positions)
+    return statistics.median(taken)
+
+
+def decoders_of(args, greedy, tokmat) -> list[tuple]:
+    """(name, K or None, model, settings), greedy first."""
+    found = [("greedy", None, greedy, {})]
+    if "static" in args.rules:
+        found.append(("greedy static", None, greedy, RULES["static"]))
+    for k in args.tail_lengths:
+        found.append((f"K={k}", k, tokmat, {"tail_length": k}))
+        found += [(f"K={k} {rule}", k, tokmat, {"tail_length": k, **RULES[rule]}) for rule in args.rules if k > 1]
+    return found
 
 
 def measure(dtype: str, batch: int, args, advance) -> list[dict]:
     """One row per prefix and decoder; all of them, and both lengths, take turns within a repetition."""
     torch.manual_seed(args.seed)
     greedy, tokmat = make_models(args.preset, dtype)
-    decoders = [(None, greedy, {}), *((k, tokmat, {"tail_length": k}) for k in args.tail_lengths)]
+    decoders = decoders_of(args, greedy, tokmat)
     prompts = {n: torch.randint(PRESETS[args.preset]["vocab_size"], (batch, n)) for n in args.prefixes}
-    seconds = {(prefix, k): ([], []) for prefix in args.prefixes for k, _, _ in decoders}
+    seconds = {(prefix, name): ([], []) for prefix in args.prefixes for name, *_ in decoders}
+    bare = {(prefix, k): [] for prefix in args.prefixes for k in {1, *args.tail_lengths}}
+    per_forward = {}
     for repetition in range(-1, args.repeats):  # -1 is the warm-up
         for prefix in args.prefixes:
-            for k, model, settings in decoders:
-                for new_tokens, taken in zip((1, args.new_tokens), seconds[prefix, k]):
-                    value = seconds_of_call(model, prompts[prefix], new_tokens, **settings)
+            for k in {1, *args.tail_lengths}:
+                bare[prefix, k].append(bare_seconds(greedy, batch, prefix, k))
+            for name, _, model, settings in decoders:
+                for new_tokens, taken in zip((1, args.new_tokens), seconds[prefix, name]):
+                    value, per_forward[prefix, name] = seconds_of_call(model, prompts[prefix], new_tokens, **settings)
                     if repetition >= 0:
                         taken.append(value)
                 advance(f"{dtype}, batch {batch}")
 
     rows = []
-    for (prefix, k), (one, many) in seconds.items():
-        per_token = (statistics.median(many) - statistics.median(one)) / (args.new_tokens - 1)
-        row = {"dtype": dtype, "batch": batch, "prefix": prefix, "decoder": "greedy" if k is None else "tokmat"}
-        row |= {"tail_length": k, "seconds_per_token": per_token, "tokens_per_second": batch / per_token}
-        row["call_tokens_per_second"] = batch * args.new_tokens / statistics.median(many)
-        base = row if k is None else next(r for r in rows if r["prefix"] == prefix and r["tail_length"] is None)
-        row["ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
-        row["call_ratio"] = row["call_tokens_per_second"] / base["call_tokens_per_second"]
-        row["target"] = target_speed(k, dtype, batch)
-        row["met"] = None if row["target"] is None else row["ratio"] >= row["target"]
-        row["seconds_one_token"], row["seconds_all_tokens"] = one, many
-        rows.append(row)
+    for prefix in args.prefixes:
+        for name, k, _, _ in decoders:
+            one, many = seconds[prefix, name]
+            per_token = (statistics.median(many) - statistics.median(one)) / (args.new_tokens - 1)
+            row = {"dtype": dtype, "batch": batch, "prefix": prefix, "decoder": name, "tail_length": k}
+            row |= {"seconds_per_token": per_token, "tokens_per_second": batch / per_token}
+            row["call_tokens_per_second"] = batch * args.new_tokens / statistics.median(many)
+            base = next((r for r in rows if r["prefix"] == prefix), row)
+            row["ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
+            row["call_ratio"] = row["call_tokens_per_second"] / base["call_tokens_per_second"]
+            medians = {length: statistics.median(taken[1:]) for (n, length), taken in bare.items() if n == prefix}
+            row["bare"] = None if k is None else medians[1] / medians[k]
+            row["target"] = target_speed(k, dtype, batch) if name == f"K={k}" else None
+            row["met"] = None if row["target"] is None else row["ratio"] >= row["target"]
+            row["tokens_per_forward"] = per_forward[prefix, name]
+            row["seconds_one_token"], row["seconds_all_tokens"] = one, many
+            rows.append(row)
     return rows
 
 
@@ -175,11 +224,11 @@ def growth_of(rows: list[dict]) -> list[dict]:
     found = []
     for row in rows if long > short else []:
         same = [r for r in rows if (r["dtype"], r["batch"]) == (row["dtype"], row["batch"])]
-        times = {(r["prefix"], r["tail_length"]): r["seconds_per_token"] for r in same}
-        k = row["tail_length"]
-        if row["prefix"] == short and k is not None:
-            growth, own = times[long, k] / times[short, k], times[long, None] / times[short, None]
-            entry = {"dtype": row["dtype"], "batch": row["batch"], "tail_length": k, "prefixes": [short, long]}
+        times = {(r["prefix"], r["decoder"]): r["seconds_per_token"] for r in same}
+        name = row["decoder"]
+        if row["prefix"] == short and row["tail_length"] is not None:
+            growth, own = times[long, name] / times[short, name], times[long, "greedy"] / times[short, "greedy"]
+            entry = {"dtype": row["dtype"], "batch": row["batch"], "decoder": name, "prefixes": [short, long]}
             entry |= {"growth": growth, "greedy_growth": own, "ratio": growth / own}
             found.append(entry | {"target": MAX_GROWTH_RATIO, "met": growth / own <= MAX_GROWTH_RATIO})
     return found
@@ -188,28 +237,29 @@ def growth_of(rows: list[dict]) -> list[dict]:
 def show(result: dict) -> None:
     console = stdout_console()
     console.print(machine_line(result["machine"]))
-    names = ("dtype", "batch", "prefix", "decoder", "ms/token", "tokens/s", "x greedy (target)", "call tokens/s", "x")
+    names = ("dtype", "batch", "prefix", "decoder", "ms/token", "tokens/s", "x greedy (target)", "bare", "call x")
+    names += ("tokens/forward",)
     table = Table(*names, title=f"Decoding, {result['preset']}, {result['new_tokens']} new tokens")
+    last = result["measurements"][-1]["decoder"]
     for row in result["measurements"]:
-        k = row["tail_length"]
         table.add_row(
-            *(str(row[name]) for name in ("dtype", "batch", "prefix")),
-            "greedy" if k is None else f"TokMat K={k}",
+            *(str(row[name]) for name in ("dtype", "batch", "prefix", "decoder")),
             f"{1000 * row['seconds_per_token']:.2f}",
             f"{row['tokens_per_second']:.1f}",
             judged(row["ratio"], row["target"]),
-            f"{row['call_tokens_per_second']:.1f}",
+            judged(row["bare"], None),
             judged(row["call_ratio"], None),
-            end_section=k == result["tail_lengths"][-1],
+            "-" if row["tokens_per_forward"] is None else f"{row['tokens_per_forward']:.2f}",
+            end_section=row["decoder"] == last,
         )
     console.print(table)
     if result["growth"]:
         short, long = result["growth"][0]["prefixes"]
-        names = ("dtype", "batch", "K", "growth", "greedy's", "ratio of ratios (target)")
+        names = ("dtype", "batch", "decoder", "growth", "greedy's", "ratio of ratios (target)")
         table = Table(*names, title=f"Growth of the time per token, prefix {long} over {short}")
         for row in result["growth"]:
             table.add_row(
-                *(str(row[name]) for name in ("dtype", "batch", "tail_length")),
+                *(str(row[name]) for name in ("dtype", "batch", "decoder")),
                 f"{row['growth']:.2f}",
                 f"{row['greedy_growth']:.2f}",
                 judged(row["ratio"], row["target"], at_least=False),
@@ -221,6 +271,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="gpt2")
     parser.add_argument("--tail-lengths", type=integers, default=[1, 4, 16], help="K, comma-separated")
+    parser.add_argument("--rules", type=lambda text: text.split(","), default=[], help=", ".join(RULES))
     parser.add_argument("--batches", type=integers, default=[1, 8], help="comma-separated")
     parser.add_argument("--prefixes", type=integers, default=[64, 768], help="prompt lengths, comma-separated")
     parser.add_argument("--dtypes", type=lambda text: text.split(","), default=["bf16", "fp32"], help="bf16, fp32")
@@ -235,6 +286,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if unknown := set(args.dtypes) - set(DTYPES):
         parser.error(f"--dtypes: {', '.join(sorted(unknown))}; allowed: {', '.join(DTYPES)}")
+    if unknown := set(args.rules) - set(RULES):
+        parser.error(f"--rules: {', '.join(sorted(unknown))}; allowed: {', '.join(RULES)}")
     if args.new_tokens < 2 or args.repeats < 1:
         parser.error("--new-tokens must be at least 2 and --repeats at least 1")
     if max(args.prefixes) + args.new_tokens > 1024:
@@ -254,7 +307,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
 
     rows = []
-    decoders = 1 + len(args.tail_lengths)
+    decoders = len(decoders_of(args, None, None))
     calls = len(args.dtypes) * len(args.batches) * len(args.prefixes) * decoders * (args.repeats + 1)
     with progress_bar() as progress:
         task = progress.add_task("", total=calls)

@@ -178,7 +178,7 @@ class Committed:
             else:
                 if self.cache_mask is not None or self.mask is not None:
                     # The cache holds these columns by now.
-                    columns = self._cache_columns()[:, : self._cached_before(slots)]
+                    columns = self._cache_columns()[:, : self._cached_before()]
                     self.cache_mask = torch.cat([columns, self._own_mask()], dim=1)
                 self.vectors, self.positions, self.mask = new, following, None
             return
@@ -193,7 +193,7 @@ class Committed:
         if self.cache is not None:
             # A row that committed nothing feeds its vectors again: the columns of this pass are not its own.
             committing = torch.tensor([count > 0 for count in counts], device=new.device)[:, None]
-            columns = self._cache_columns()[:, : self._cached_before(slots)]
+            columns = self._cache_columns()[:, : self._cached_before()]
             self.cache_mask = torch.cat([columns, own & committing], dim=1)
         self._set_rows(vectors_by_row, positions_by_row)
 
@@ -210,14 +210,14 @@ class Committed:
         own = self._own_mask()
         if self.cache_mask is not None or self.mask is not None or min(counts) != max(counts):
             count = torch.tensor(counts, device=self.positions.device)[:, None]
-            columns = self._cache_columns()[:, : self._cached_before(slots) - kept]
+            columns = self._cache_columns()[:, : self._cached_before() - kept]
             drafts = torch.arange(kept, device=count.device) < count - 1
             self.cache_mask = torch.cat([columns, own & (count > 0), drafts], dim=1)
         self.last_vector = self._last_vectors(counts, vectors)
         moved = torch.tensor(counts, device=self.positions.device)[:, None]
         self.vectors, self.positions, self.mask = self.last_vector[:, None], self.positions[:, -1:] + moved, None
 
-    def _cached_before(self, slots: int) -> int:
+    def _cached_before(self) -> int:
         return int(self.cache.get_seq_length()) - self.vectors.shape[1]
 
     def _last_vectors(self, counts: list[int], vectors: list[torch.Tensor]) -> torch.Tensor:

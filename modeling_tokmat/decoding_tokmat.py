@@ -38,11 +38,10 @@ class Run:
         self.tail = self.embryos([0] * self.batch_size, settings.tail_length)
         self.rule = self.make_rule()
 
-        self.wanted = {name: () for name in ("scores", "logits", "attentions", "hidden_states")}
         dict_output = generation_config.return_dict_in_generate
-        self.wanted = {
-            name: () for name in self.wanted if dict_output and getattr(generation_config, f"output_{name}")
-        }
+        recorded = ("scores", "logits", "attentions", "hidden_states")
+        recorded = [name for name in recorded if dict_output and getattr(generation_config, f"output_{name}")]
+        self.wanted = {name: () for name in recorded}
         self.trace = () if dict_output and settings.output_maturation else None
         self.pad = generation_config._pad_token_tensor
         self.has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-DECODE = "--tail-lengths 1,4 --batches 1,2 --prefixes 8,48 --new-tokens 8 --repeats 2 --keep-environment"
+DECODE = (
+    "--tail-lengths 1,3 --rules verified --batches 1,2 --prefixes 8,48 --new-tokens 8 --repeats 2 --keep-environment"
+)
 TRAIN = "--variants cross_entropy,uniform --batch-size 2 --block-size 16 --steps 2 --repeats 2 --warmup 1"
 
 
@@ -41,17 +43,20 @@ def test_last_line_is_the_written_json(results, name):
 
 def test_decode(results):
     result = results["decode"][0]
-    rows = {(r["dtype"], r["batch"], r["prefix"], r["tail_length"]): r for r in result["measurements"]}
-    assert len(rows) == len(result["measurements"]) == 2 * 2 * 2 * 3
-    for (dtype, _, _, tail_length), row in rows.items():
+    rows = {(r["dtype"], r["batch"], r["prefix"], r["decoder"]): r for r in result["measurements"]}
+    assert len(rows) == len(result["measurements"]) == 2 * 2 * 2 * 4
+    assert {name for *_, name in rows} == {"greedy", "K=1", "K=3", "K=3 verified"}
+    for (dtype, _, _, name), row in rows.items():
+        tail_length = row["tail_length"]
         assert dtype in ("bf16", "fp32")
-        assert row["decoder"] == ("greedy" if tail_length is None else "tokmat")
+        assert (name == "greedy") == (tail_length is None) == (row["bare"] is None)
+        assert tail_length is None or (row["bare"] > 0 and row["tokens_per_forward"] > 0)
         assert row["ratio"] > 0 and row["call_ratio"] > 0
         assert len(row["seconds_one_token"]) == len(row["seconds_all_tokens"]) == 2
         assert row["target"] == (0.95 if tail_length == 1 else None)
         if tail_length is None:
             assert row["ratio"] == row["call_ratio"] == 1
-    assert len(result["growth"]) == 2 * 2 * 2
+    assert len(result["growth"]) == 2 * 2 * 3
     for row in result["growth"]:
         assert row["prefixes"] == [8, 48] and row["target"] == 1.1
         assert row["ratio"] > 0

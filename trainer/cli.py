@@ -35,6 +35,7 @@ DEMO_TRAINING = {
     "--block-size": 256,
     "--per-device-train-batch-size": 8,
     "--learning-rate": 1e-3,
+    "--context-negatives": 2.0,  # without them the demo's text loops
     "--save-steps": 100,
     "--eval-steps": 200,
     "--logging-steps": 20,

@@ -1,0 +1,37 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The built wheel, in a virtual environment of its own."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow  # builds with the package index, as users do
+def test_the_wheel_imports_and_runs_in_a_clean_environment(tmp_path, story_file):
+    def run(*command, **kwargs):
+        result = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, cwd=tmp_path, **kwargs
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("tokmat-*.whl")
+    run(sys.executable, "-m", "venv", tmp_path / "clean")
+    scripts = tmp_path / "clean" / "bin"
+    run(scripts / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+    # The dependencies come from here; an editable install of ours is not seen through PYTHONPATH.
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_paths()["purelib"], "HF_HOME": str(tmp_path / "hf")}
+    code = "import modeling_tokmat, trainer, trainer.cli; print(modeling_tokmat.__file__, trainer.__file__)"
+    for path in run(scripts / "python", "-c", code, env=environment).split():
+        assert Path(path).is_relative_to(tmp_path / "clean"), path
+    small = "--backbone tiny --max-steps 2 --vocab-size 300 --block-size 32 --output-dir model".split()
+    run(scripts / "tokmat", "train", "--data", story_file, *small, env=environment)
+    text = run(scripts / "tokmat", "generate", "model", "The fox", "--max-new-tokens", "4", env=environment)
+    assert text.startswith("The fox")
