@@ -39,7 +39,7 @@ def main():
     parser.add_argument("--output", default="tail.png")
     arguments = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, trust_remote_code=True).eval()
     ids = tokenizer(arguments.prompt, return_tensors="pt").input_ids
     recorder = Recorder()
