@@ -64,7 +64,7 @@ def test_shell_blocks_run_one_after_the_other(directory):
 def test_examples_run(directory, name):
     output = {"picture_tail.py": "tail.png", "show_settings.py": "settings.md"}[name]
     usage = (ROOT / "examples" / name).read_text(encoding="utf-8")
-    command = shlex.split(re.search(r"^    (python examples/.*)$", usage, flags=re.MULTILINE)[1])
+    command = shlex.split(re.search(r"^ *(python examples/.*)$", usage, flags=re.MULTILINE)[1])
     run(directory, ["python", str(ROOT / "examples" / name), *command[2:]])
     assert (directory / output).stat().st_size > 500
 
