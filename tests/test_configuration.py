@@ -74,7 +74,7 @@ def test_wrong_values_are_refused_by_name(field, value, allowed):
         ({"model_type": "mamba"}, "mamba"),
         ({"model_type": "mistral"}, "sliding_window=4096"),
         ({"model_type": "gemma3_text"}, "sliding_attention"),
-        ({"model_type": "recurrent_gemma"}, "linear_attention"),
+        ({"model_type": "recurrent_gemma"}, "recurrent_gemma"),
     ],
 )
 def test_backbones_that_cannot_serve_are_refused(backbone, message):

@@ -167,13 +167,16 @@ class TokMatTrainer(Trainer):
         targets, predicted = labels[:, 1:].clamp(min=0), predicted[:, :-1]
         unit = model.unit_table(predicted.dtype)
         nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
-        for name, values in (
-            ("nll", nll),
-            ("accuracy", project(predicted, unit, PROJECTED_AT_ONCE) == targets),
-            ("cosine", F.cosine_similarity(predicted.float(), model.embed_tokens(targets).float(), dim=-1)),
-            ("count", torch.ones_like(weights)),
-        ):
-            self._eval_sums[name] += (values * weights).sum()
+        values = {
+            "nll": nll,
+            "accuracy": project(predicted, unit, PROJECTED_AT_ONCE) == targets,
+            "cosine": F.cosine_similarity(predicted.float(), model.embed_tokens(targets).float(), dim=-1),
+            "count": torch.ones_like(weights),
+        }
+        by_row = torch.stack([(value * weights).sum(dim=1) for value in values.values()], dim=1)
+        # Ranks are given rows twice where the data does not divide among them: those are left out.
+        for name, total in zip(values, self.accelerator.gather_for_metrics(by_row).sum(dim=0)):
+            self._eval_sums[name] += total
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -182,7 +185,7 @@ class TokMatTrainer(Trainer):
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
-        sums = {name: float(self._reduce(value)) for name, value in self._eval_sums.items()}
+        sums = {name: float(value) for name, value in self._eval_sums.items()}
         if sums.get("count"):
             means = {name: sums[name] / sums["count"] for name in ("nll", "accuracy", "cosine")}
             means["perplexity"] = math.exp(min(means.pop("nll"), 700.0))
