@@ -6,7 +6,7 @@ from dataclasses import fields
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .maturation_tokmat import MAX_TAIL_LENGTH, is_integer, is_number, require, validate_schedule
+from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, is_integer, is_number, require, validate_schedule
 
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
@@ -191,7 +191,7 @@ class TokMatConfig(PreTrainedConfig):
 
     def schedule_settings(self) -> dict:
         """The maturity schedule as keyword arguments of `schedule_maturity`."""
-        return {name: getattr(self, name) for name in ("schedule", "alpha_max", "schedule_gamma", "schedule_beta")}
+        return {name: getattr(self, name) for name in SCHEDULE_SETTINGS}
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration: caches and resizing read layer counts, head sizes and vocabulary from it."""

@@ -27,6 +27,8 @@ class Run:
         self.cache = kwargs.get("past_key_values") if kwargs.get("use_cache") else None
         new_tokens = generation_config.max_length - input_ids.shape[1]
         self.committed = model._prepare_prompt(input_ids, self.cache, generation_config, kwargs, new_tokens)
+        # Slots beyond the last position that a row may feed, (batch, 1), influence nothing.
+        self.last_position = self.committed.positions[:, -1:] + max(new_tokens - 1, 0)
         self.batch_size, self.dim = len(self.committed.vectors), self.committed.vectors.shape[-1]
         self.device, self.radius = model.device, model.embedding_radius
         self.dtype = torch.promote_types(self.committed.vectors.dtype, torch.float32)
@@ -112,7 +114,7 @@ class Run:
         copies = 2 if settings.guidance_scale != 1 and fed > 0 else 1
         tail = self.tail[:, :fed].to(committed.vectors.dtype)
         slots = committed.positions[:, -1:] + torch.arange(1, fed + 1, device=self.device)
-        slots = slots.clamp(max=self.last_position())
+        slots = slots.clamp(max=self.last_position)
         if (own, fed, copies) != self.told_for:
             told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:fed]] * copies])
             self.told_for, self.told = (own, fed, copies), told[None]
@@ -135,12 +137,6 @@ class Run:
         if self.steps == 0:
             self.check_finite(predicted)
         return predicted
-
-    def last_position(self) -> torch.Tensor:
-        """The last position that each row may feed, (batch, 1): slots beyond it influence nothing."""
-        if self.steps == 0:
-            self._limit = self.committed.positions[:, -1:] + max(self.committed.new_tokens - 1, 0)
-        return self._limit
 
     def guidance_mask(self, own: int, fed: int) -> torch.Tensor:
         """Float additive mask of [cache ; committed ; tail ; copy of the tail]: the copy sees the copy alone."""
@@ -210,7 +206,7 @@ class Run:
             previous = self.vector_of(tokens, previous)
             vectors.append(previous)
             self.record(scores, logits, taking)
-            self.stop(rows, taking)
+            self.stop(rows)
             slot += 1
             if rule.lockstep or slot > self.fed:
                 break
@@ -262,7 +258,7 @@ class Run:
                         kept[place][row] = value[row]
                 self.wanted[name] = tuple(kept)
 
-    def stop(self, rows: torch.Tensor, taking: list[bool]) -> None:
+    def stop(self, rows: torch.Tensor) -> None:
         scores = self.wanted.get("scores")
         done = self.by_length(lambda ids: self.criteria(ids, scores), rows, torch.zeros_like(self.unfinished))
         self.unfinished = self.unfinished & ~(done & rows)
@@ -375,7 +371,7 @@ class VerifiedRun(Run):
         self.outputs = self.forward(
             torch.cat([committed.vectors, hard, soft], dim=1),
             told[None],
-            torch.cat([committed.positions, slots.clamp(max=self.last_position())], dim=1),
+            torch.cat([committed.positions, slots.clamp(max=self.last_position)], dim=1),
             committed.attention_mask(self.fed),
             tail_length=lengths if self.fed > self.hard else 1,
         )

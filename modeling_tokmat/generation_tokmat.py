@@ -11,7 +11,15 @@ from transformers.utils import logging
 
 from .commitment_tokmat import COMMITS, Committed
 from .decoding_tokmat import Run, VerifiedRun
-from .maturation_tokmat import MAX_TAIL_LENGTH, RATES, is_integer, is_number, require, validate_schedule
+from .maturation_tokmat import (
+    MAX_TAIL_LENGTH,
+    RATES,
+    SCHEDULE_SETTINGS,
+    is_integer,
+    is_number,
+    require,
+    validate_schedule,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +95,7 @@ class MaturationSettings:
 
     def schedule_settings(self) -> dict:
         """The maturity schedule as keyword arguments of `tail_maturities`."""
-        return {name: getattr(self, name) for name in ("schedule", "alpha_max", "schedule_gamma", "schedule_beta")}
+        return {name: getattr(self, name) for name in SCHEDULE_SETTINGS}
 
 
 SETTINGS = tuple(field.name for field in fields(MaturationSettings))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 SCHEDULES = ("linear", "cosine", "geometric", "power")
+SCHEDULE_SETTINGS = ("schedule", "alpha_max", "schedule_gamma", "schedule_beta")
 RATES = ("paper", "consistent")
 MAX_TAIL_LENGTH = 64  # rows of the FiLM table
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
-from modeling_tokmat.losses_tokmat import document_index, info_nce
+from modeling_tokmat.losses_tokmat import info_nce
 from modeling_tokmat.maturation_tokmat import mix_seed, project, require
 
 from .callbacks import SampleCallback
@@ -160,9 +160,7 @@ class TokMatTrainer(Trainer):
 
     def _evaluate_batch(self, inputs, predicted) -> None:
         model, labels = self.tokmat, inputs["labels"]
-        documents = document_index(
-            inputs.get("position_ids"), inputs.get("attention_mask"), labels.shape, labels.device
-        )
+        documents = model.document_index(labels, inputs.get("position_ids"), inputs.get("attention_mask"))
         weights = model.loss_weights(labels, documents, torch.ones(labels.shape, device=labels.device))
         targets, predicted = labels[:, 1:].clamp(min=0), predicted[:, :-1]
         unit = model.unit_table(predicted.dtype)
