@@ -9,7 +9,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, is_integer, is_number, require, validate_schedule
 
 NEGATIVES = ("uniform", "unigram", "batch", "all")
-MATURATIONS = ("simulated", "rollout")
+MATURATIONS = ("simulated", "rollout", "decoding")
+FILM_SCOPES = ("sequence", "tail")
 TAIL_ATTENTIONS = ("causal",)
 
 # What a saved folder loads with: `AutoModel` and `AutoModelForCausalLM` give the one class that generates.
@@ -54,15 +55,24 @@ class TokMatConfig(PreTrainedConfig):
         context_window (`int`, *optional*, defaults to 0):
             How many positions back `context_negatives` reach; 0 is the whole document.
         maturation (`str`, *optional*, defaults to `"simulated"`):
-            What simulated tails hold: the true future (`"simulated"`) or the model's own guesses (`"rollout"`).
+            What the tails of training hold: the true future (`"simulated"`), the model's own guesses of it
+            (`"rollout"`), or what decoding steps from fresh embryos leave there (`"decoding"`, parallel tails only).
         rollout_passes (`int`, *optional*, defaults to 1):
-            Passes without gradient that make those guesses.
+            Passes without gradient that make those guesses, or decoding steps.
+        parallel_tails (`int`, *optional*, defaults to 0):
+            Tails per training sequence that lie beside an unmasked copy of it, each continuing a place of its own; all
+            go through the network in one pass under a block mask. 0 is the paper's: one tail, at the end.
+        tail_weight_floor (`float`, *optional*, defaults to 0.0):
+            Least weight of a prediction made from a tail slot, whose weight is otherwise its maturity (4.1).
+        film_scope (`str`, *optional*, defaults to `"sequence"`):
+            Which positions are told the tail length K (Eq. 3): the whole `"sequence"`, or the `"tail"` alone;
+            committed positions (maturity 1) are then told 1, and their keys and values do not depend on K.
         tail_attention (`str`, *optional*, defaults to `"causal"`):
             How tail slots see one another; `"causal"` is the only kind.
         min_tail_length, max_tail_length (`int`, *optional*, defaults to 1 and 32):
             Range of K in training, within [1, 64].
         clean_probability (`float`, *optional*, defaults to 0.5):
-            Share of training sequences without a tail.
+            Share of training sequences without a tail; parallel tails leave the sequence itself whole anyway.
         embryo_norm (`float`, *optional*, defaults to 0.1):
             Norm of a fresh vector in units of R.
         schedule, alpha_max, schedule_gamma, schedule_beta (*optional*, default to `"linear"`, 0.9, 0.8, 1.0):
@@ -98,6 +108,9 @@ class TokMatConfig(PreTrainedConfig):
     context_window: int = 0
     maturation: str = "simulated"
     rollout_passes: int = 1
+    parallel_tails: int = 0
+    tail_weight_floor: float = 0.0
+    film_scope: str = "sequence"
     tail_attention: str = "causal"
     min_tail_length: int = 1
     max_tail_length: int = 32
@@ -180,6 +193,13 @@ class TokMatConfig(PreTrainedConfig):
         )
         check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
         check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
+        check("parallel_tails", lambda value: is_integer(value, 0), "an integer of at least 0")
+        check("tail_weight_floor", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
+        scopes = ("tail",) if self.parallel_tails else FILM_SCOPES
+        which = " when parallel_tails is above 0" if self.parallel_tails else ""
+        check("film_scope", lambda value: value in scopes, f"one of {', '.join(scopes)}{which}")
+        needed = self.maturation != "decoding" or self.parallel_tails > 0
+        require(needed, "parallel_tails", self.parallel_tails, 'at least 1 when maturation is "decoding"')
         check("tail_attention", lambda value: value in TAIL_ATTENTIONS, f"one of {', '.join(TAIL_ATTENTIONS)}")
         check("max_tail_length", lambda value: is_integer(value, 1, MAX_TAIL_LENGTH), f"in [1, {MAX_TAIL_LENGTH}]")
         longest = self.max_tail_length

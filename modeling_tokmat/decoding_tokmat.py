@@ -139,23 +139,34 @@ class Run:
         return predicted
 
     def guidance_mask(self, own: int, fed: int) -> torch.Tensor:
-        """Float additive mask of [cache ; committed ; tail ; copy of the tail]: the copy sees the copy alone."""
-        visible = self.committed.attention_mask(2 * fed)
-        past = int(self.cache.get_seq_length()) if self.cache is not None else 0
+        """Mask of [cache ; committed ; tail ; copy of the tail]: the copy sees the copy alone."""
         length = own + 2 * fed
-        if visible is None:
-            visible = torch.ones(1, past + length, dtype=torch.bool, device=self.device)
         rows = torch.arange(length, device=self.device)[:, None]
-        columns = torch.arange(past + length, device=self.device)[None] - past
-        alone = rows >= own + fed
-        allowed = (columns <= rows) & (~alone | (columns >= own + fed))
-        # Positions in padding would see nothing; they may see themselves, since nothing reads them.
-        allowed = (allowed & visible[:, None]) | (columns == rows)
+        alone, copied = rows >= own + fed, torch.arange(length, device=self.device) >= own + fed
+        return self.float_mask((rows.T <= rows) & (~alone | copied), 2 * fed, ~alone)
+
+    def float_mask(self, allowed: torch.Tensor, slots: int, history: torch.Tensor | bool = True) -> torch.Tensor:
+        """Float additive mask (batch, 1, n, columns) of a pass over n = committed vectors + slots.
+
+        Args:
+            allowed: which positions of the pass see which, (n, n). slots: how many of them are slots.
+            history: which positions see the cache, (n, 1).
+        """
+        visible = self.committed.attention_mask(slots)
+        past = int(self.cache.get_seq_length()) if self.cache is not None else 0
+        length = len(allowed)
+        whole = torch.ones(length, past, dtype=torch.bool, device=self.device) & history
+        whole = torch.cat([whole, allowed], dim=1)[None]
+        if visible is not None:
+            # Positions in padding would see nothing; they may see themselves, since nothing reads them.
+            columns = torch.arange(past + length, device=self.device)
+            itself = columns == columns[past:, None]
+            whole = (whole & visible[:, None]) | itself
         if self.cache is not None and self.cache.is_compileable:
-            allowed = torch.nn.functional.pad(allowed, (0, self.cache.get_max_length() - allowed.shape[-1]))
+            whole = torch.nn.functional.pad(whole, (0, self.cache.get_max_length() - whole.shape[-1]))
         dtype = self.model.dtype
         blocked = torch.finfo(dtype).min
-        return torch.zeros(allowed.shape, dtype=dtype, device=self.device).masked_fill(~allowed, blocked)[:, None]
+        return torch.zeros(whole.shape, dtype=dtype, device=self.device).masked_fill(~whole, blocked)[:, None]
 
     def forget(self) -> None:
         """Undo a pass that only kept other ranks company."""
@@ -184,8 +195,9 @@ class Run:
             after = after + eta[:, None] * noise
         if not self.rule.lockstep or self.trace is not None:
             self.change = (after - before).norm(dim=-1) / self.radius
-        if not self.rule.lockstep:
-            self.nearest = self.nearest_tokens(after)
+        # One projection for all slots that this step may commit.
+        self.logits = self.model.implied_logits(after[:, :1] if self.rule.lockstep else after)
+        self.nearest = None if self.rule.lockstep else self.logits.argmax(dim=-1)
         self.tail = torch.cat([after, self.tail[:, slots:]], dim=1)
 
     # -- 3. commit ---------------------------------------------------------------------------------------------------
@@ -198,7 +210,7 @@ class Run:
         active = torch.ones_like(self.unfinished) if rule.lockstep else self.unfinished
         rows = rule.first(active, self.change, self.nearest)
         while True:
-            tokens, scores, logits = self.choose(self.tail[:, slot], rows)
+            tokens, scores, logits = self.choose(self.logits[:, slot].to(self.dtype), rows)
             taking = [True] * self.batch_size if rule.lockstep else rows.tolist()
             if not any(taking):
                 break
@@ -216,9 +228,8 @@ class Run:
             self.look(start, counts)
         return counts, vectors
 
-    def choose(self, vectors: torch.Tensor, rows: torch.Tensor):
-        """argmax of the processed implied logits; processors see each row at its own length."""
-        logits = self.model.implied_logits(vectors).to(self.dtype)
+    def choose(self, logits: torch.Tensor, rows: torch.Tensor):
+        """argmax of the processed implied logits (batch, V); processors see each row at its own length."""
         scores = self.by_length(lambda ids: self.processor(ids, logits.clone()), rows, logits)
         tokens = scores.argmax(dim=-1)
         if self.has_eos and self.rule.lockstep:
@@ -279,7 +290,7 @@ class Run:
     # -- 4. move up --------------------------------------------------------------------------------------------------
 
     def move_up(self, counts: list[int], vectors: list[torch.Tensor]) -> None:
-        committed, length = self.committed, self.settings.tail_length
+        committed, length = self.committed, self.tail.shape[1]
         for name in ("attentions", "hidden_states"):
             if name in self.wanted:
                 self.wanted[name] += (getattr(self.outputs, name),)
@@ -291,6 +302,7 @@ class Run:
                 self.tail = torch.cat([self.tail, entering], dim=1)[:, longest:]
             else:
                 self.tail = shift(self.tail, entering, torch.tensor(counts, device=self.device))
+        self.look_ahead(counts)
         self.steps += 1
         if self.streamer is not None:
             self.stream()
@@ -299,6 +311,9 @@ class Run:
         self.committed.fed(self.slots_fed, counts, vectors)
         if not self.rule.lockstep:
             self.rule.shift(torch.tensor(counts, device=self.device))
+
+    def look_ahead(self, counts: list[int]) -> None:
+        """What a step found out about the slots behind those it committed; nothing under the rules that update all."""
 
     def stream(self) -> None:
         committed = self.committed
@@ -334,20 +349,37 @@ class VerifiedRun(Run):
     """
     `commit="verified"`: the text of tail_length = 1, alpha_max = 1, in fewer forwards where the tail knows it.
 
-    A step feeds [committed ; draft ; soft slots]. The draft is the tail's nearest tokens as exact embeddings, told
+    A step feeds [committed ; draft ; branches]. The draft is the tail's nearest tokens as exact embeddings, told
     maturity 1 and K = 1 like everything committed, so z^ at the last committed vector and at each draft that came true
     are the reference's own: slot by slot, what the reference would commit is committed, up to the first disagreement.
-    Soft slots behind the draft hold the tail's vectors and are told K and their schedule's maturities: they find the
-    next draft. How much is fed adapts to how often drafts come true, down to nothing, with a new try now and then.
+    Branch i holds the tail's vectors behind the first i drafts, told K and their schedule's maturities, and sees those
+    drafts and itself alone: whatever number of drafts comes true, one branch has continued from just there, and finds
+    the next draft.
+
+    n drafts with n slots per branch cost n + (n + 1) n positions. n is what promises most tokens per time, going by
+    how often drafts came true; with none worth it, a new try is made now and then.
     """
 
-    FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after drafts have failed
+    LONGEST_DRAFT = 5
+    FIRST_CHANCE, CHANCE_RATE = 0.5, 0.15  # of a draft to come true, before any was seen; its moving average's rate
+    FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after they have failed
+    POSITION_COST = 0.01  # of one more position, in forwards over one position, per row and per byte of a weight
 
     def __init__(self, *args):
         super().__init__(*args)
-        length = self.settings.tail_length
-        self.drafts = torch.full((self.batch_size, length), -1, device=self.device)  # -1: nothing known
-        self.bound, self.rest, self.next_rest = min(length - 1, 4), 0, self.FIRST_REST
+        longest = self.longest_draft(self.settings.tail_length)
+        self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
+        self.cost = self.POSITION_COST * self.batch_size * torch.finfo(self.model.dtype).bits / 8
+        self.rest, self.next_rest = 0, self.FIRST_REST
+        self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
+        # Branches reach this far beyond slot K, where embryos are.
+        beyond = self.embryos([self.settings.tail_length] * self.batch_size, longest + 1)
+        self.tail = torch.cat([self.tail, beyond], dim=1)
+        self.layouts = {}
+
+    @classmethod
+    def longest_draft(cls, tail_length: int) -> int:
+        return min(tail_length - 1, cls.LONGEST_DRAFT)
 
     def make_rule(self):
         return VerifiedCommit()
@@ -355,25 +387,58 @@ class VerifiedRun(Run):
     def forward(self, vectors, maturity, positions, mask, tail_length=1, compiled=False):
         return super().forward(vectors, maturity, positions, mask, tail_length, compiled)
 
+    def best_length(self) -> int:
+        """How many drafts promise most tokens per time."""
+        best, most, tokens, chance = 0, 1.0, 1.0, 1.0
+        for length, next_chance in enumerate(self.chances, start=1):
+            chance *= next_chance
+            tokens += chance
+            gain = tokens / (1 + self.cost * (length + (length + 1) * length))
+            if gain > most:
+                best, most = length, gain
+        return best
+
+    def layout(self, own: int, hard: int, soft: int):
+        """(maturity, tail lengths, places after the last committed position, who sees whom) of a pass."""
+        if (own, hard, soft) not in self.layouts:
+            if self.cache is None:  # then all that is committed is fed again, and no layout recurs
+                self.layouts.clear()
+            told = self.maturity_before.new_ones(1, own + hard + (hard + 1) * soft)
+            told[0, own + hard :] = self.maturity_before[:soft].repeat(hard + 1)
+            lengths = torch.ones_like(told, dtype=torch.long)
+            lengths[0, own + hard :] = self.settings.tail_length
+            told.is_constant = True  # the model then computes its embedding once
+            branch = torch.arange(hard + 1, device=self.device).repeat_interleave(soft)
+            slot = torch.arange(1, soft + 1, device=self.device).repeat(hard + 1)
+            places = torch.cat([torch.arange(1, hard + 1, device=self.device), branch + slot])
+            allowed = None
+            if hard and soft:
+                committed = own + hard
+                allowed = torch.ones(2 * [committed + len(branch)], dtype=torch.bool, device=self.device).tril()
+                drafts = torch.arange(1, hard + 1, device=self.device)
+                allowed[committed:, own:committed] = drafts <= branch[:, None]
+                allowed[committed:, committed:] &= branch == branch[:, None]
+            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed
+        return self.layouts[own, hard, soft]
+
     def read(self):
         committed, own = self.committed, self.committed.vectors.shape[1]
         remaining = committed.new_tokens - min(committed.counts)
-        self.fed = self.slots_fed = max(min(0 if self.rest else self.bound, remaining - 1), 0)
-        self.hard = int((self.drafts[:, : self.fed] >= 0).any(dim=0).sum()) if self.fed else 0
-        self.rule.drafts = self.drafts[:, : self.hard]
-        hard = self.model.embed_tokens(self.rule.drafts.clamp(min=0))
-        soft = self.tail[:, self.hard : self.fed].to(hard.dtype)
-        told = self.maturity_before.new_ones(own + self.fed)
-        told[own + self.hard :] = self.maturity_before[self.hard : self.fed]
-        lengths = torch.ones(1, own + self.fed, dtype=torch.long, device=self.device)
-        lengths[:, own + self.hard :] = self.settings.tail_length
-        slots = committed.positions[:, -1:] + torch.arange(1, self.fed + 1, device=self.device)
+        hard = self.fed = max(min(self.drafts.shape[1], remaining - 1), 0)
+        soft = self.soft = 0 if self.rest else max(min(self.best_length(), remaining - 2), 0)
+        self.slots_fed = hard + (hard + 1) * soft
+        self.rule.drafts = self.drafts[:, :hard]
+        told, lengths, places, allowed = self.layout(own, hard, soft)
+        drafts = self.model.embed_tokens(self.rule.drafts)
+        branches = [self.tail[:, i : i + soft].to(drafts.dtype) for i in range(hard + 1)]
+        slots = (committed.positions[:, -1:] + places).clamp(max=self.last_position)
+        mask = committed.attention_mask(self.slots_fed) if allowed is None else None
         self.outputs = self.forward(
-            torch.cat([committed.vectors, hard, soft], dim=1),
-            told[None],
-            torch.cat([committed.positions, slots.clamp(max=self.last_position)], dim=1),
-            committed.attention_mask(self.fed),
-            tail_length=lengths if self.fed > self.hard else 1,
+            torch.cat([committed.vectors, drafts, *branches], dim=1),
+            told,
+            torch.cat([committed.positions, slots], dim=1),
+            mask if allowed is None else self.float_mask(allowed, self.slots_fed),
+            tail_length=lengths,
         )
         predicted = self.outputs.predicted_embeds[:, own - 1 :].to(self.dtype)
         if self.steps == 0:
@@ -381,37 +446,43 @@ class VerifiedRun(Run):
         return predicted
 
     def update(self, predicted):
-        slots, exact = predicted.shape[1], self.hard + 1
-        before = self.tail[:, :slots]
-        soft = update_tail(before[:, exact:], predicted[:, exact:], self.eta[exact:slots])
-        after = torch.cat([predicted[:, :exact], soft], dim=1)
+        exact, soft = self.fed + 1, self.soft
+        predicted, ahead = predicted[:, :exact], predicted[:, exact:]
+        behind = [self.tail[:, i + 1 : i + 1 + soft] for i in range(exact)]
+        # The tail behind each number of drafts that may come true.
+        self.ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : soft + 1].repeat(exact))
+        logits = self.model.implied_logits(torch.cat([predicted, self.ahead], dim=1))
+        self.logits = logits[:, :exact]
+        self.found = logits[:, exact:].argmax(dim=-1).view(self.batch_size, exact, soft)
+        self.ahead = self.ahead.view(self.batch_size, exact, soft, self.dim)
+        after = torch.cat([predicted, self.ahead[:, -1]], dim=1)
+        before, rest = self.tail.split([exact + soft, self.tail.shape[1] - exact - soft], dim=1)
         if self.trace is not None:
             self.change = (after - before).norm(dim=-1) / self.radius
-        self.tail = torch.cat([after, self.tail[:, slots:]], dim=1)
+        self.tail = torch.cat([after, rest], dim=1)
 
     def take_in(self, counts, vectors):
         self.committed.accepted(self.slots_fed, counts, vectors)
-        slots = self.fed + 1
-        self.drafts.fill_(-1)
-        if self.fed:
-            self.drafts[:, 1:slots] = self.nearest_tokens(self.tail[:, 1:slots])
-            moved = torch.tensor(counts, device=self.device)
-            self.drafts = shift(self.drafts, torch.full_like(self.drafts, -1), moved)
-        self.adapt(counts)
+
+    def look_ahead(self, counts):
+        branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
+        rows = torch.arange(self.batch_size, device=self.device)
+        self.tail[:, : self.soft] = self.ahead[rows, branch]
+        self.drafts = self.found[rows, branch]
+        self.adapt([count for count in counts if count > 0])
 
     def adapt(self, counts: list[int]) -> None:
-        """Feed more while drafts come true, less when they fail, nothing for a while when they keep failing."""
-        running = [count for count in counts if count > 0]
+        """Learn from the rows that still run how often drafts come true, and rest when they do not pay."""
+        for place in range(self.fed):
+            reached = [count > place + 1 for count in counts if count > place]
+            if reached:
+                share = sum(reached) / len(reached)
+                self.chances[place] += self.CHANCE_RATE * (share - self.chances[place])
         if self.rest:
             self.rest -= 1
-            self.bound = min(1, self.settings.tail_length - 1)
-        elif self.hard and running:
-            gained = sum(running) / len(running) - 1
-            if gained >= self.hard:
-                self.bound = min(2 * self.bound, self.settings.tail_length - 1)
-            elif gained < 0.25:
-                self.bound //= 2
-            if gained > 0:
-                self.next_rest = self.FIRST_REST
-            if self.bound == 0:
-                self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, self.LONGEST_REST)
+            if self.rest == 0 and self.chances:  # a new try is worth it once
+                self.chances[0] = max(self.chances[0], self.FIRST_CHANCE / 2)
+        elif self.best_length() == 0:
+            self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, self.LONGEST_REST)
+        elif self.fed and max(counts, default=0) > 1:
+            self.next_rest = self.FIRST_REST

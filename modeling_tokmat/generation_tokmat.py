@@ -176,8 +176,10 @@ class TokMatGenerationMixin(GenerationMixin):
         several = resolve("num_return_sequences", 1)
         require(is_integer(several, 1), "num_return_sequences", several, "an integer of at least 1")
         implementation = self.backbone.config._attn_implementation
-        guided = settings.guidance_scale == 1 or implementation in ("eager", "sdpa")
-        require(guided, "attn_implementation", implementation, "eager or sdpa for guidance_scale other than 1")
+        masked = settings.guidance_scale != 1 or (settings.commit == "verified" and settings.tail_length > 1)
+        possible = not masked or implementation in ("eager", "sdpa")
+        allowed = 'eager or sdpa for guidance_scale other than 1 and for commit="verified"'
+        require(possible, "attn_implementation", implementation, allowed)
 
         # Sampling warpers and transformers' own guidance must not join in, nor may its validation refuse several
         # return sequences, which differ here without sampling.
@@ -211,7 +213,10 @@ class TokMatGenerationMixin(GenerationMixin):
         if settings.commit != "front":
             new_tokens = min(max_cache_length, generation_config.max_new_tokens or max_cache_length)
             max_cache_length += batch_size * generation_config.num_return_sequences * new_tokens
-        if settings.commit != "front" or settings.guidance_scale != 1:
+        if settings.commit == "verified":
+            drafts = VerifiedRun.longest_draft(settings.tail_length)
+            max_cache_length += drafts + (drafts + 1) * drafts
+        elif settings.commit != "front" or settings.guidance_scale != 1:
             max_cache_length += 2 * settings.tail_length
         return super()._prepare_cache_for_generation(
             generation_config, model_kwargs, mode, batch_size, max_cache_length

@@ -62,22 +62,24 @@ class ContextNegatives:
     Args:
         ids: true ids, shape (batch, length). documents: as `document_index` gives them. window: 0 = whole document.
         weight: w, in nats. unit: unit embeddings of `ids`, shape (batch, length, d); only sampled sources read it.
+        places: t of each prediction, shape (batch, predictions), where there are others than one per position.
     """
 
-    def __init__(self, ids, documents, window: int, weight: float, unit: torch.Tensor | None = None):
+    def __init__(self, ids, documents, window: int, weight: float, unit=None, places: torch.Tensor | None = None):
         self.ids, self.documents, self.window, self.weight, self.unit = ids, documents, window, weight, unit
+        self.places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) if places is None else places
         # An id counts once: at its last occurrence up to t, the one whose next occurrence is later than t.
         length = ids.shape[1]
         key, order = (documents * (ids.max() + 1) + ids).sort(dim=1, stable=True)
         following = torch.where(key[:, 1:] == key[:, :-1], order[:, 1:], length)
         self.next_occurrence = torch.full_like(ids, length).scatter(1, order[:, :-1], following)
 
-    def present(self, rows: slice, positions: slice, targets: torch.Tensor) -> torch.Tensor:
-        """Which positions s hold a context negative of t, shape (rows, positions, length); each id at most once."""
-        place = torch.arange(self.ids.shape[1], device=self.ids.device)
-        here, there = place[positions][:, None], place[None]
+    def present(self, rows: slice, predictions: slice, targets: torch.Tensor) -> torch.Tensor:
+        """Which positions s hold a context negative of t, shape (rows, predictions, length); each id at most once."""
+        there = torch.arange(self.ids.shape[1], device=self.ids.device)
+        here = self.places[rows, predictions, None]
         near = (there <= here) & ((here - there < self.window) if self.window else True)
-        same = self.documents[rows, positions, None] == self.documents[rows, None]
+        same = self.documents[rows].gather(1, here[..., 0])[..., None] == self.documents[rows, None]
         last = self.next_occurrence[rows, None] > here
         return near & same & last & (self.ids[rows, None] != targets[..., None])
 

@@ -5,6 +5,7 @@ Training simulates maturation and decoding performs it with these same functions
 Throughout, maturity alpha is 1 for a committed vector and 0 for a fresh embryo; slot j = 1 is the front of the tail.
 """
 
+import copy
 import hashlib
 import math
 
@@ -204,46 +205,151 @@ def decoding_noise(
 
 
 class SimulatedTails:
-    """Where the simulated tails of a training batch lie (paper 4.1); a function of (seeds, labels, documents) alone.
+    """
+    Where the simulated tails of a training batch lie (paper 4.1); a function of (seeds, labels, documents) alone.
+
+    The network reads a line of `length` + n positions per sequence. Without parallel tails n is 0 and the tail is the
+    end of the sequence itself. With them, the sequence stays whole and the slots of all tails follow it on the line.
 
     Args:
         seeds: one per sequence, shape (batch,), int64.
-        labels: shape (batch, length); the tail ends at the last label that is not -100.
+        labels: shape (batch, length); a tail at the end ends at the last label that is not -100.
         documents: document index per position, shape (batch, length), -1 in padding.
-        config: a `TokMatConfig`: min/max_tail_length, clean_probability and the schedule.
+        config: a `TokMatConfig`: parallel_tails, min/max_tail_length, clean_probability and the schedule.
 
-    Attributes:
-        tail_length: K per sequence, shape (batch,); 1 for a sequence without a tail.
-        slot: j = 1..K at tail positions, 0 elsewhere, shape (batch, length).
-        maturity: alpha, shape (batch, length), float32: a_{j+1} at slot j, 1 elsewhere.
+    Attributes, all of shape (batch, length + n) but the first:
+        tail_length: K, shape (batch,), or (batch, length + n) with parallel tails; 1 where there is no tail.
+        slot: j = 1..K at tail positions, 0 elsewhere.
+        maturity: alpha, float32: a_{j+1} at slot j, 1 elsewhere.
+        place: the position of the sequence whose vector a position of the line stands for.
+        source: the position of the line whose prediction is the next vector there (meaningless where nothing is).
+        start: the last committed position that a slot sees; its own place elsewhere.
+        predicted_slot: the slot that a prediction made there is for: j + 1 at slot j < K, 1 where a tail begins, or 0.
     """
 
     def __init__(self, seeds: torch.Tensor, labels: torch.Tensor, documents: torch.Tensor, config):
+        self.length, self.parallel = labels.shape[1], config.parallel_tails
+        self.seeds, self.documents, self.schedule = seeds, documents, config.schedule_settings()
+        positions = torch.arange(self.length, device=labels.device).expand_as(labels)
+        self.place = self.start = positions
+        self.source = positions - 1
+        usable = (labels != -100) & (documents >= 0)
+        if self.parallel:
+            self._draw_parallel(positions, usable, config)
+        else:
+            self._draw_last(positions, usable, config)
+        length = self.tail_length if self.parallel else self.tail_length[:, None]
+        before = schedule_maturity(self.slot + 1, length, **self.schedule)
+        self.maturity = torch.where(self.slot > 0, before, 1.0).float()
+        fronts = torch.zeros_like(self.slot).scatter_reduce(
+            1, self.source.clamp(min=0), (self.slot == 1).long(), reduce="amax"
+        )
+        inner = (self.slot > 0) & (self.slot < length)
+        self.predicted_slot = torch.where(inner, self.slot + 1, fronts * (self.slot == 0))
+
+    def _draw_last(self, positions, usable, config) -> None:
         drawn = []
-        for seed in seeds.tolist():
+        for seed in self.seeds.tolist():
             generator = torch.Generator().manual_seed(seed)
             clean = torch.rand((), generator=generator).item() < config.clean_probability
             length = torch.randint(config.min_tail_length, config.max_tail_length + 1, (), generator=generator).item()
             drawn.append(0 if clean else length)
-        drawn = torch.tensor(drawn, device=labels.device)
-
-        positions = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
-        usable = (labels != -100) & (documents >= 0)
+        drawn = torch.tensor(drawn, device=positions.device)
         end = torch.where(usable, positions + 1, 0).amax(dim=1)
-        last_document = documents.gather(1, (end - 1).clamp(min=0)[:, None])
-        start = torch.where(documents == last_document, positions, labels.shape[1]).amin(dim=1)
+        last_document = self.documents.gather(1, (end - 1).clamp(min=0)[:, None])
+        start = torch.where(self.documents == last_document, positions, self.length).amin(dim=1)
         # At least one committed position of the same document comes before the tail.
         tail = torch.minimum(drawn, end - start - 1).clamp(min=0)
-
         slot = positions - (end - tail)[:, None] + 1
         self.slot = torch.where((slot >= 1) & (slot <= tail[:, None]), slot, 0)
         self.tail_length = tail.clamp(min=1)
-        before = schedule_maturity(self.slot + 1, self.tail_length[:, None], **config.schedule_settings())
-        self.maturity = torch.where(self.slot > 0, before, 1.0).float()
 
-    def noise(self, seeds: torch.Tensor, dim: int, norm: float) -> torch.Tensor:
-        """Embryo noise of norm `norm` at the tail positions, zeros elsewhere, shape (batch, length, dim), float32."""
-        longest = int(MAX_TAIL_LENGTH)
-        rows = torch.stack([low_norm_noise(longest, dim, norm, mix_seed(seed, 1)) for seed in seeds.tolist()])
-        index = (self.slot - 1).clamp(min=0)[..., None].expand(-1, -1, dim)
-        return rows.to(self.slot.device).gather(1, index) * (self.slot > 0)[..., None]
+    def _draw_parallel(self, positions, usable, config) -> None:
+        """Each tail continues a place of its own, from which at least two positions of the document follow, the second
+        with a label. Its slots 1..K-1 are on the line as far as the document goes: nothing reads slot K's vector."""
+        batch, device, tails, longest = len(positions), positions.device, self.parallel, config.max_tail_length
+        starts = torch.full((batch, tails), -1)
+        lengths = torch.ones(batch, tails, dtype=torch.long)
+        follows = (self.documents[:, :-2] == self.documents[:, 2:]) & usable[:, 2:]
+        for row, (seed, possible) in enumerate(zip(self.seeds.tolist(), follows.cpu())):
+            generator = torch.Generator().manual_seed(seed)
+            lengths[row] = torch.randint(config.min_tail_length, longest + 1, (tails,), generator=generator)
+            found = possible.nonzero()[:, 0]
+            found = found[torch.randperm(len(found), generator=generator)[:tails]]
+            starts[row, : len(found)] = found
+        starts, lengths = starts.to(device)[..., None], lengths.to(device)[..., None]
+        slot = torch.arange(1, longest, device=device)
+        place = (starts + slot).clamp(max=self.length - 1)
+        there = self.documents.gather(1, place.flatten(1)).view_as(place)
+        document = self.documents.gather(1, starts.clamp(min=0).flatten(1))[..., None]
+        real = (starts >= 0) & (slot < lengths) & (starts + slot < self.length) & (there == document)
+        own = self.length + torch.arange(tails * (longest - 1), device=device).view(tails, longest - 1)
+        source = torch.where(slot == 1, starts, own - 1)
+
+        def line(before, slots):
+            return torch.cat([before, slots.expand(batch, tails, longest - 1).flatten(1)], dim=1)
+
+        zeros = torch.zeros_like(positions)
+        self.slot = line(zeros, torch.where(real, slot, 0))
+        self.tail_length = line(zeros + 1, torch.where(real, lengths, 1))
+        self.place, self.start = line(positions, place), line(positions, starts.clamp(min=0))
+        self.source = line(positions - 1, source)
+        self.tail = line(zeros - 1, torch.arange(tails, device=device)[:, None])
+
+    def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """Float additive attention mask (batch, 1, length + n, length + n) for parallel tails; None without them.
+
+        Positions of the sequence see it causally within their document; a slot sees it up to where its tail starts,
+        and its own tail up to itself.
+        """
+        if not self.parallel:
+            return None
+        documents = self.at_place(self.documents)
+        batch, line = documents.shape
+        visible = torch.zeros(batch, line, line, dtype=torch.bool, device=documents.device)
+        same = documents[:, :, None] == self.documents[:, None]
+        visible[..., : self.length] = same & (self.place[:, None, : self.length] <= self.start[:, :, None])
+        own = self.tail[0, self.length :]
+        visible[:, self.length :, self.length :] = (own[:, None] == own).tril()
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+    def at_place(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` of the sequence, (batch, length, ...), for every position of the line."""
+        index = self.place.view(*self.place.shape, *[1] * (values.dim() - 2))
+        return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+    def at_source(self, predicted: torch.Tensor) -> torch.Tensor:
+        """What the line predicts for every position of it: (batch, length + n, d) -> the same shape."""
+        return predicted.gather(1, self.source.clamp(min=0)[..., None].expand_as(predicted))
+
+    def back(self, steps: int) -> "SimulatedTails":
+        """The same parallel tails as many decoding steps earlier, before as many tokens had been committed. Those
+        that then had not begun stay where they are and are not `begun`, (batch, length + n)."""
+        earlier, in_tail = copy.copy(self), self.slot > 0
+        start = torch.where(in_tail, self.start - steps, self.start)
+        begun = in_tail & (start >= 0)
+        begun = begun & (self.documents.gather(1, start.clamp(min=0)) == self.documents.gather(1, self.start))
+        earlier.begun, earlier.start = begun, torch.where(begun, start, self.start)
+        earlier.place = torch.where(begun, self.place - steps, self.place)
+        earlier.source = torch.where(begun & (self.slot == 1), self.source - steps, self.source)
+        return earlier
+
+    def moved_up(self, tail: torch.Tensor, entering: torch.Tensor) -> torch.Tensor:
+        """The vector that slot j + 1 held, for every slot j of parallel tails; for the last on the line, `entering`.
+        All of shape (batch, length + n, d)."""
+        followed = F.pad(self.slot[:, 1:] == self.slot[:, :-1] + 1, (0, 1)) & (self.slot > 0)
+        return torch.where(followed[..., None], F.pad(tail[:, 1:], (0, 0, 0, 1)), entering.to(tail))
+
+    def noise(self, dim: int, norm: float, stream: int = 1) -> torch.Tensor:
+        """Embryo noise of norm `norm` at the tail positions, zeros elsewhere, (batch, length + n, dim), float32."""
+        seeds = [mix_seed(seed, stream) for seed in self.seeds.tolist()]
+        if self.parallel:
+            count = self.slot.shape[1] - self.length
+            drawn = torch.stack([low_norm_noise(count, dim, norm, seed) for seed in seeds])
+            drawn = F.pad(drawn, (0, 0, self.length, 0)).to(self.slot.device)
+        else:
+            rows = [low_norm_noise(MAX_TAIL_LENGTH, dim, norm, seed) for seed in seeds]
+            index = (self.slot - 1).clamp(min=0)[..., None].expand(-1, -1, dim)
+            drawn = torch.stack(rows).to(self.slot.device).gather(1, index)
+        return drawn * (self.slot > 0)[..., None]

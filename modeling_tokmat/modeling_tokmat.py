@@ -228,11 +228,24 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """Document of each position, shape (batch, length), -1 in padding (see `losses_tokmat.document_index`)."""
         return document_index(position_ids, attention_mask, labels.shape, labels.device)
 
-    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, maturity: torch.Tensor) -> torch.Tensor:
-        """w_t = alpha_t of the position a prediction is made FROM; 0 where its target is -100, padding or another
-        document's. Shapes (batch, length) -> (batch, length - 1)."""
+    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, tails=None) -> torch.Tensor:
+        """w_t = alpha_t of the position a prediction is made FROM, in tails at least `tail_weight_floor`; 0 where its
+        target is -100, padding or another document's.
+
+        Args:
+            labels, documents: shape (batch, length). tails: the simulated tails; None for committed positions alone.
+
+        Returns:
+            Shape (batch, length), or (batch, length + n) with `tails`.
+        """
         predictable = (labels[:, 1:] != -100) & (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
-        return maturity.expand(labels.shape)[:, :-1] * predictable
+        predictable = F.pad(predictable, (0, 1))
+        if tails is None:
+            return predictable.float()
+        weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=self.config.tail_weight_floor), 1.0)
+        if tails.parallel:  # slots that are not used take up room on the line
+            weights[:, tails.length :] *= tails.slot[:, tails.length :] > 0
+        return weights * tails.at_place(predictable)
 
     def simulate_tails(
         self, seeds, labels, position_ids=None, attention_mask=None
@@ -240,11 +253,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """The simulated tails that `forward` will use for these `maturation_seeds`, and the weights of its loss.
 
         Returns:
-            The tails, and w of shape (batch, length - 1).
+            The tails, and w of the prediction made from each position of their line, (batch, length + n).
         """
         documents = self.document_index(labels, position_ids, attention_mask)
         tails = SimulatedTails(seeds, labels, documents, self.config)
-        return tails, self.loss_weights(labels, documents, tails.maturity)
+        return tails, self.loss_weights(labels, documents, tails)
 
     @can_return_tuple
     def forward(
@@ -303,7 +316,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self._check_ids(labels, "labels")
         # With a cache, transformers would not see that position_ids restart, and documents would mix.
         use_cache = False if use_cache is None else use_cache
-        targets = labels[:, 1:].clamp(min=0)
+        documents = self.document_index(labels, position_ids, attention_mask)
+        tails, targets = None, F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
         if negative_ids is None:
             negative_ids = self.draw_negatives(labels)
         content, target_unit, negative_unit = self._look_up(input_ids, targets, negative_ids)
@@ -312,25 +326,27 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if maturity is None and (self.training or maturation_seeds is not None):
             if maturation_seeds is None:
                 maturation_seeds = torch.randint(2**62, (labels.shape[0],))
-            tails, weights = self.simulate_tails(maturation_seeds, labels, position_ids, attention_mask)
+            tails = SimulatedTails(maturation_seeds, labels, documents, self.config)
             maturity, tail_length = tails.maturity, tails.tail_length
-            vectors = self._mature(content, tails, maturation_seeds, backbone_inputs)
+            vectors = self._mature(content, tails, backbone_inputs)
+            backbone_inputs = self._line_inputs(tails, vectors, backbone_inputs)
+            targets, target_unit = tails.at_place(targets), tails.at_place(target_unit)
+            weights = self.loss_weights(labels, documents, tails)
         else:
-            documents = self.document_index(labels, position_ids, attention_mask)
-            alpha = labels.new_ones(labels.shape, dtype=torch.float32) if maturity is None else maturity
-            weights, vectors = self.loss_weights(labels, documents, alpha), content
+            weights, vectors = self.loss_weights(labels, documents), content
+            weights = weights if maturity is None else weights * maturity
         predicted, outputs = self._predict(
             vectors, maturity, tail_length, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
         )
 
         context = None
         if self.config.context_negatives > 0:
-            ids = (labels.clamp(min=0) if input_ids is None else input_ids)[:, :-1]
-            documents = self.document_index(labels, position_ids, attention_mask)[:, :-1]
-            unit = None if negative_ids is None else F.normalize(content[:, :-1], dim=-1)
-            context = ContextNegatives(ids, documents, self.config.context_window, self.config.context_negatives, unit)
+            ids = labels.clamp(min=0) if input_ids is None else input_ids
+            unit = None if negative_ids is None else F.normalize(content, dim=-1)
+            window, nats = self.config.context_window, self.config.context_negatives
+            context = ContextNegatives(ids, documents, window, nats, unit, None if tails is None else tails.place)
         contrastive = info_nce(
-            predicted[:, :-1],
+            predicted,
             targets,
             self.unit_table(predicted.dtype) if negative_ids is None else negative_unit,
             self.config.logit_scale,
@@ -340,7 +356,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             context=context,
         )
         # Detached, or all learned rows would drift together toward the predictions.
-        squared = regression(predicted[:, :-1], target_unit.detach() * self.embedding_radius, self.embedding_radius)
+        squared = regression(predicted, target_unit.detach() * self.embedding_radius, self.embedding_radius)
         total = weights.sum().clamp(min=1e-6) if num_items_in_batch is None else num_items_in_batch
         regression_loss, contrastive_loss = (squared * weights).sum() / total, (contrastive * weights).sum() / total
         loss = self.config.regression_weight * regression_loss + self.config.contrastive_weight * contrastive_loss
@@ -405,6 +421,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             lengths = torch.full((1, 1), length, device=device)
         else:
             lengths = tail_length[:, None] if tail_length.dim() == 1 else tail_length
+        if self.config.film_scope == "tail":
+            lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
         conditions = (shift, *self.tail_length_film(lengths))
         if constant:
@@ -423,21 +441,49 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             **losses,
         )
 
-    def _mature(self, content, tails: SimulatedTails, seeds, backbone_inputs) -> torch.Tensor:
-        """The vectors that a simulated tail shows the network (paper 4.1), shape (batch, length, d)."""
-        noise = tails.noise(seeds, content.shape[-1], self.config.embryo_norm * self.embedding_radius)
-        if self.config.maturation == "simulated":
-            return corrupt(content, noise, tails.maturity)
-        # "rollout": the model's own guesses take the place of the true future.
+    def _line_inputs(self, tails: SimulatedTails, vectors, backbone_inputs: dict) -> dict:
+        """The mask and the positions of a line of parallel tails; without them, the inputs as they are."""
+        if not tails.parallel:
+            return backbone_inputs
+        positions = backbone_inputs["position_ids"]
+        if positions is None:
+            positions = torch.arange(tails.length, device=vectors.device)[None]
+        positions = tails.at_place(positions.expand(len(vectors), -1))
+        return backbone_inputs | {"attention_mask": tails.mask(vectors.dtype), "position_ids": positions}
+
+    def _mature(self, content, tails: SimulatedTails, backbone_inputs) -> torch.Tensor:
+        """The vectors that simulated tails show the network (paper 4.1), shape (batch, length + n, d)."""
+        norm, dim, kind = self.config.embryo_norm * self.embedding_radius, content.shape[-1], self.config.maturation
+        line, noise = tails.at_place(content), tails.noise(dim, norm).to(content.dtype)
+        if kind == "simulated":
+            return corrupt(line, noise, tails.maturity)
         in_tail = (tails.slot > 0)[..., None]
-        vectors, maturity = torch.where(in_tail, noise.to(content.dtype), content), (tails.slot == 0).float()
+        vectors = torch.where(in_tail, noise, line)
+
+        def predict(vectors, maturity, tails):
+            inputs = self._line_inputs(tails, vectors, backbone_inputs)
+            return self._predict(vectors, maturity, tails.tail_length, use_cache=False, **inputs)[0].to(content.dtype)
+
         with torch.no_grad():
-            for _ in range(self.config.rollout_passes):
-                guess, _ = self._predict(vectors, maturity, tails.tail_length, use_cache=False, **backbone_inputs)
-                guess = F.pad(guess[:, :-1], (0, 0, 1, 0)).to(content.dtype)
-                maturity = tails.maturity
-                vectors = torch.where(in_tail, corrupt(guess, noise, maturity), content)
-        return torch.where(in_tail, vectors, content)
+            if kind == "rollout":
+                # The model's own guesses take the place of the true future.
+                maturity = (tails.slot == 0).float()
+                for _ in range(self.config.rollout_passes):
+                    guess = tails.at_source(predict(vectors, maturity, tails))
+                    maturity = tails.maturity
+                    vectors = torch.where(in_tail, corrupt(guess, noise, maturity), line)
+            else:
+                # Decoding steps whose commitments are the sequence's own tokens, at the rate "paper".
+                tail = noise
+                for steps in range(self.config.rollout_passes, 0, -1):
+                    earlier = tails.back(steps)
+                    seen = torch.where(in_tail, tail, earlier.at_place(content))
+                    following = predict(seen, tails.maturity, earlier)
+                    before = tails.moved_up(tail, tails.noise(dim, norm, stream=1 + steps))
+                    moved = torch.lerp(before, following, tails.maturity[..., None].to(tail))
+                    tail = torch.where(earlier.begun[..., None], moved, tail)
+                vectors = torch.where(in_tail, tail, line)
+        return torch.where(in_tail, vectors, line)
 
 
 def _identity(weight: torch.Tensor) -> tuple:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from conftest import BACKBONES
 from transformers import LogitsProcessor, LogitsProcessorList, StaticCache
 
-from modeling_tokmat import MaturationSettings
+from modeling_tokmat import MaturationSettings, generation_tokmat
+from modeling_tokmat.decoding_tokmat import VerifiedRun
 from modeling_tokmat.maturation_tokmat import (
     DYNAMICS,
     EMBRYO,
@@ -232,8 +233,10 @@ def test_stable_refines_and_commits_several(make_model, prompt):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("tail_length", [1, 2, 8])
-def test_verified_text_is_the_reference_text(make_model, backbone, tail_length):
+def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, monkeypatch):
     """Token-identical over many prompts: padded batches, all caches, EOS inside runs, processors."""
+    monkeypatch.setattr(VerifiedRun, "POSITION_COST", 1e-6)
+    monkeypatch.setattr(VerifiedRun, "CHANCE_RATE", 0.05)  # drafts go on although they fail
     model = make_model(backbone, double=True)
     generator = torch.Generator().manual_seed(4)
     forwards = committed = 0
@@ -255,8 +258,9 @@ def test_verified_text_is_the_reference_text(make_model, backbone, tail_length):
     assert forwards <= committed
 
 
-def test_verified_commits_several_tokens_where_the_tail_is_right(make_model):
+def test_verified_commits_several_tokens_where_the_tail_is_right(make_model, monkeypatch):
     """A model that was taught to say one thing only, whatever comes before."""
+    monkeypatch.setattr(VerifiedRun, "POSITION_COST", 1e-3)
     model = make_model(fresh=True, negatives="all", regression_weight=0.1, embedding_radius=5.6).train()
     text = torch.full((1, 60), 9)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -275,15 +279,76 @@ def test_verified_commits_several_tokens_where_the_tail_is_right(make_model):
         assert output.tokens_per_forward > 3
 
 
-def test_verified_drafts_shrink_to_nothing_when_they_fail(make_model, prompt):
-    model = make_model(double=True)
+def count_fed(model):
     fed = []
     model.backbone.register_forward_pre_hook(
         lambda module, args, kwargs: fed.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
     )
-    model.generate(prompt[:1], max_new_tokens=50, tail_length=8, commit="verified", eos_token_id=None)
-    assert fed[0] == 9 + 4
-    assert fed.count(1) > len(fed) * 0.6
+    return fed
+
+
+class Unforeseen(LogitsProcessor):
+    """Tokens that no tail can know."""
+
+    def __call__(self, input_ids, scores):
+        token = torch.full_like(input_ids[:, :1], input_ids.shape[1] * 29 % 97)
+        return scores.scatter(1, token, 1e9)
+
+
+def test_verified_drafts_shrink_to_nothing_when_they_fail(make_model, prompt):
+    model = make_model()
+    fed = count_fed(model)
+    run = {"max_new_tokens": 55, "tail_length": 8, "commit": "verified", "eos_token_id": None}
+    model.generate(prompt[:1], logits_processor=LogitsProcessorList([Unforeseen()]), **run)
+    assert fed[0] > 9  # the prompt, and slots that find the first draft
+    resting = "".join("1" if positions == 1 else "." for positions in fed).split(".")
+    assert max(map(len, resting)) >= VerifiedRun.FIRST_REST
+    assert sum(fed[1:]) < 2.5 * len(fed)
+
+
+@pytest.mark.parametrize(("cost", "most"), [(0.0, 36), (1.0, 1)])
+def test_verified_spends_positions_only_where_they_are_cheap(make_model, prompt, monkeypatch, cost, most):
+    monkeypatch.setattr(VerifiedRun, "POSITION_COST", cost)
+    monkeypatch.setattr(VerifiedRun, "CHANCE_RATE", 0.0)
+    model = make_model()
+    fed = count_fed(model)
+    model.generate(prompt[:1], max_new_tokens=14, tail_length=8, commit="verified", eos_token_id=None)
+    assert max(fed[1:]) == most  # 1 committed vector, 5 drafts and 6 branches of 5 slots
+
+
+def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeypatch):
+    """What one pass finds behind each number of drafts equals passes over one branch alone."""
+    model = make_model(double=True)
+    generator = torch.Generator().manual_seed(1)
+    drafts = torch.randint(2, 97, (3, 2), generator=generator)
+    tail = torch.randn(3, 5, 32, generator=generator).double()
+    seen = {}
+
+    class Watched(VerifiedRun):
+        def read(self):
+            if self.steps == 1:
+                self.drafts, self.tail[:, :5] = drafts, tail
+                self.chances = [1.0, 1.0, 0.0]
+                self.cost, self.rest = 0.0, 0
+                seen["ids"] = self.ids().clone()
+                return seen.setdefault("predicted", super().read())
+            return super().read()
+
+    monkeypatch.setattr(generation_tokmat, "VerifiedRun", Watched)
+    model.generate(prompt, max_new_tokens=20, tail_length=4, commit="verified", eos_token_id=None)
+    settings = {name: getattr(model.generation_config, name) for name in ("schedule", "alpha_max")}
+    told = tail_maturities(4, **settings)[1:]
+    for count in range(3):
+        committed = model.embed_tokens(torch.cat([seen["ids"], drafts[:, :count]], dim=1))
+        vectors = torch.cat([committed, tail[:, count : count + 2]], dim=1)
+        maturity = torch.ones(1, vectors.shape[1])
+        maturity[0, -2:] = told[:2]
+        lengths = torch.ones(1, vectors.shape[1], dtype=torch.long)
+        lengths[0, -2:] = 4
+        alone = model(inputs_embeds=vectors, maturity=maturity, tail_length=lengths).predicted_embeds
+        place = 3 + 2 * count
+        torch.testing.assert_close(seen["predicted"][:, place : place + 2], alone[:, -2:])
+        torch.testing.assert_close(seen["predicted"][:, count], alone[:, -3])
 
 
 class CountCalls(LogitsProcessor):

@@ -255,7 +255,7 @@ def test_the_simulated_loss_equals_its_definition(make_model, ids, negatives):
     )
     tails, _ = model.simulate_tails(seeds, labels)
     length = int(tails.tail_length)
-    noise = tails.noise(seeds, 32, 0.5 * model.embedding_radius)
+    noise = tails.noise(32, 0.5 * model.embedding_radius)
     vectors = corrupt(model.embed_tokens(ids[:1]), noise, tails.maturity)
     keys = drawn if negatives == "uniform" else torch.arange(97)
     regression, contrastive = naive_loss(model.eval(), ids[:1], labels, tails.maturity, vectors, length, keys)
@@ -275,7 +275,7 @@ def test_the_rollout_shows_the_models_own_guesses(make_model, ids, passes):
     tails, _ = model.simulate_tails(seeds, ids[:1])
     length = int(tails.tail_length)
     start = 12 - length
-    noise = tails.noise(seeds, 32, 0.5 * model.embedding_radius).double()
+    noise = tails.noise(32, 0.5 * model.embedding_radius).double()
     clean = model.embed_tokens(ids[:1])
     vectors, maturity = clean.clone(), torch.ones(1, 12)
     vectors[:, start:], maturity[:, start:] = noise[:, start:], 0.0

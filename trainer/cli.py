@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""The `tokmat` command: train, generate, demo.
+"""The `tokmat` command: train, generate, convert, demo.
 
 Only typer is imported up here, so that `tokmat --help` is immediate; `train` and `generate` hand their arguments to a
 parser that knows every field of the classes they fill.
@@ -75,6 +75,15 @@ def demo(
 ) -> None:
     """Train a small model on text that every Python holds, reload it in a fresh process and watch it write."""
     _run("demo", lambda _: _demo(output_dir, minutes, steps, data), [])
+
+
+@app.command()
+def convert(
+    model: Annotated[str, typer.Argument(help="An autoregressive model: a folder or a Hub name.")],
+    folder: Annotated[Path, typer.Argument(help="Where the TokMat model goes.")],
+) -> None:
+    """Make a TokMat model of a pretrained autoregressive one, to be trained on: `tokmat train --model FOLDER`."""
+    _run("convert", lambda _: _convert(model, folder), [])
 
 
 def _run(command: str, function, arguments: list[str]) -> None:
@@ -184,6 +193,29 @@ def _generate(arguments: list[str]) -> int:
     if streamer is None:
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         print("\n".join(f"[{row}] {text}" for row, text in enumerate(texts)), flush=True)
+    return 0
+
+
+def _convert(source: str, folder: Path) -> int:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from .convert import from_autoregressive
+    from .output_folder import is_finished, save_whole
+    from .train_command import SCRATCH, load_pretrained
+
+    if is_finished(folder):
+        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
+    model = load_pretrained(AutoModelForCausalLM.from_pretrained, source)
+    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+    converted = from_autoregressive(model, **SCRATCH)
+
+    def save(temporary):
+        converted.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    save_whole(save, folder)
+    print(f"Saved in {folder}: a TokMat model with the weights of {source}, which has not seen a tail yet.")
+    print(f"Next: tokmat train --model {folder} --data SOURCE --output-dir TRAINED", flush=True)
     return 0
 
 

@@ -114,15 +114,15 @@ class TokMatTrainer(Trainer):
         """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
         documents = {name: inputs.get(name) for name in ("position_ids", "attention_mask")}
         tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
-        predicted, targets = predicted[:, :-1], inputs["labels"][:, 1:].clamp(min=0)
+        targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
         valid = weights > 0
         hits = (project(predicted, self.tokmat.unit_table(predicted.dtype), PROJECTED_AT_ONCE) == targets) & valid
-        committed = valid & (tails.slot[:, :-1] == 0)
+        committed = valid & (tails.slot == 0)
         cosine = F.cosine_similarity(predicted.float(), self.tokmat.embed_tokens(targets).float(), dim=-1)
         self._count("accuracy", hits, committed)
         self._count("cosine", cosine, committed)
         for slot in range(1, self.args.slot_metrics + 1):
-            self._count(f"slot_acc_{slot}", hits, valid & (tails.slot[:, 1:] == slot))
+            self._count(f"slot_acc_{slot}", hits, valid & (tails.predicted_slot == slot))
 
     def _count(self, name, values, where) -> None:
         self._sums[name, "sum"] += (values * where).sum()
@@ -161,8 +161,7 @@ class TokMatTrainer(Trainer):
     def _evaluate_batch(self, inputs, predicted) -> None:
         model, labels = self.tokmat, inputs["labels"]
         documents = model.document_index(labels, inputs.get("position_ids"), inputs.get("attention_mask"))
-        weights = model.loss_weights(labels, documents, torch.ones(labels.shape, device=labels.device))
-        targets, predicted = labels[:, 1:].clamp(min=0), predicted[:, :-1]
+        weights, targets = model.loss_weights(labels, documents), F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
         unit = model.unit_table(predicted.dtype)
         nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
         values = {

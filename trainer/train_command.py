@@ -9,12 +9,13 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
 from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.configuration_tokmat import tokmat_fields
@@ -98,7 +99,12 @@ class DataArguments:
 class ModelArguments:
     _argument_group_name = "model and run"
 
-    model: str | None = _argument("go on training this TokMat model: a folder or a Hub name")
+    objective: Literal["maturation", "ar"] = _argument(
+        "maturation, or ar: the autoregressive baseline, the same backbone trained with cross-entropy on the same "
+        "batches by transformers' Trainer",
+        "maturation",
+    )
+    model: str | None = _argument("go on training this model: a folder or a Hub name")
     backbone: str | None = _argument(
         f"architecture of a new model: {', '.join(PRESETS)}, or a JSON file (or its folder) with a backbone's or a "
         'whole TokMat configuration (default: "small")'
@@ -200,14 +206,18 @@ def read_backbone(name: str) -> dict:
     return values
 
 
+def special_tokens(tokenizer) -> dict[str, int]:
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return dict(bos_token_id=bos, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+
+
 def make_model(source: str | None, backbone: str | None, given: dict, tokenizer) -> TokMatForContinuousLM:
     """A saved model (`source`) or a new one, with the fields that were `given` and the tokenizer's special tokens.
 
     Raises:
         ValueError: a field with a wrong value, or a tokenizer with more tokens than the saved model.
     """
-    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    tokens = dict(bos_token_id=bos, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    tokens = special_tokens(tokenizer)
     if source is None:
         values = SCRATCH | read_backbone("small" if backbone is None else backbone) | given | tokens
         values["backbone_config"] |= {"vocab_size": len(tokenizer), **tokens}
@@ -290,7 +300,12 @@ def train(argv: list[str], go_on: str | None = None) -> int:
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, model_arguments.overwrite)
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or model_arguments.model
-    if source is None:
+    baseline = model_arguments.objective == "ar"
+    if baseline and given:
+        raise ValueError(f"--objective ar has no maturation, so --{next(iter(given)).replace('_', '-')} means nothing")
+    if baseline:
+        pass
+    elif source is None:
         TokMatConfig.from_dict(SCRATCH | read_backbone(model_arguments.backbone or "small") | given)  # wrong values
     else:
         tokmat_config(source, **given).check_fields()
@@ -302,13 +317,19 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         if held_out_rows is not None and data.streaming:
             held_out_rows = Dataset.from_list(list(held_out_rows.take(STREAMED_VALIDATION_ROWS)))
     set_seed(args.seed)
-    model = make_model(source, model_arguments.backbone, given, tokenizer)
-    limit = model.config.max_position_embeddings
+    if baseline:
+        from .baseline import make_baseline
+
+        model = make_baseline(source, model_arguments.backbone, tokenizer)
+        model.config.use_cache = False  # with a cache transformers would not see where packed documents begin
+    else:
+        model = make_model(source, model_arguments.backbone, given, tokenizer)
+    limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and data.block_size > limit:
         raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")
 
     interrupt = CheckpointOnInterrupt()
-    trainer = TokMatTrainer(
+    trainer = (Trainer if baseline else TokMatTrainer)(
         model,
         args,
         train_dataset=rows,
@@ -333,8 +354,12 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         print(f"Interrupted: step {trainer.state.global_step} is saved in {folder}. Go on with {go_on}", flush=True)
         return 128 + interrupt.interrupted
 
+    if baseline:
+        model.config.use_cache = True
     save_whole(trainer.save_model, folder)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}
+    if baseline and metrics:  # its loss is the cross-entropy, which TokMat's is not
+        metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
     if args.should_save:
         report(trainer, metrics, folder)
     return 0
@@ -343,7 +368,7 @@ def train(argv: list[str], go_on: str | None = None) -> int:
 def last_metrics(trainer) -> dict[str, float]:
     """The evaluation of the final weights: the one training ended with, if it did."""
     for entry in reversed([] if trainer.args.load_best_model_at_end else trainer.state.log_history):
-        if entry["step"] == trainer.state.global_step and "eval_perplexity" in entry:
+        if entry["step"] == trainer.state.global_step and "eval_loss" in entry:
             return entry
     return trainer.evaluate()
 
@@ -358,5 +383,9 @@ def report(trainer, metrics: dict[str, float], folder: Path) -> None:
         for name, value in kept.items():
             table.add_row(name.removeprefix("eval_"), f"{value:.4g}")
         Console().print(table)
-    print(f"Saved in {folder}: the model with its code, tokenizer and generation settings.")
-    print(f'Next: tokmat generate {shlex.quote(str(folder))} "Once upon a time" --watch', flush=True)
+    if isinstance(trainer, TokMatTrainer):
+        print(f"Saved in {folder}: the model with its code, tokenizer and generation settings.")
+        print(f'Next: tokmat generate {shlex.quote(str(folder))} "Once upon a time" --watch', flush=True)
+    else:
+        print(f"Saved in {folder}: the autoregressive model and its tokenizer.")
+        print(f"Next: tokmat convert {shlex.quote(str(folder))} FOLDER makes a TokMat model of it", flush=True)

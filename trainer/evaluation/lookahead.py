@@ -1,0 +1,45 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""How far the liquid tail sees ahead."""
+
+import torch
+
+
+def agreement_with_commits(steps, sequences: torch.Tensor) -> torch.Tensor:
+    """tail_acc_k for k = 1..slots: the share of steps in which slot k, after the update and before the shift, projects
+    to the token that is later committed there; shape (slots,), nan where a slot is never followed by its commit.
+
+    Args:
+        steps: the trace of a generation under front commits (`TokMatGenerateOutput.maturation`).
+        sequences: the generated ids alone, shape (batch, new tokens).
+    """
+    slots = max(step.token_ids.shape[1] for step in steps)
+    hits, counts = torch.zeros(slots), torch.zeros(slots)
+    for place, step in enumerate(steps):  # each step commits one token in every row
+        nearest = step.token_ids[:, : sequences.shape[1] - place]
+        agrees = nearest == sequences[:, place : place + nearest.shape[1]].cpu()
+        hits[: nearest.shape[1]] += agrees.sum(dim=0)
+        counts[: nearest.shape[1]] += len(agrees)
+    return hits / torch.where(counts > 0, counts, torch.nan)
+
+
+@torch.no_grad()
+def tail_accuracy(model, input_ids: torch.Tensor, new_tokens: int, **settings) -> dict[str, float]:
+    """`tail_acc_1` ... `tail_acc_K` of a model that continues prompts under front commits, none ending early.
+
+    Args:
+        model: a `TokMatForContinuousLM`. input_ids: prompts of one length, shape (batch, length).
+        settings: generation settings, `tail_length` among them.
+    """
+    mask = torch.ones_like(input_ids)
+    settings = {"commit": "front", "use_cache": True} | settings
+    output = model.generate(
+        input_ids,
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        output_maturation=True,
+        return_dict_in_generate=True,
+        **settings,
+    )
+    shares = agreement_with_commits(output.maturation, output.sequences[:, input_ids.shape[1] :])
+    return {f"tail_acc_{slot}": share for slot, share in enumerate(shares.tolist(), start=1)}
