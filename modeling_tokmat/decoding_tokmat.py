@@ -17,6 +17,22 @@ from .maturation_tokmat import (
 from .trace_tokmat import look
 
 
+class LateFlag:
+    """A flag on an accelerator that is read a step later: the host then never waits for the device's newest work."""
+
+    def __init__(self, flag: torch.Tensor):
+        self.value = flag.to("cpu", non_blocking=True)
+        self.copied = None
+        if flag.device.type != "cpu":
+            self.copied = torch.Event(flag.device.type)
+            self.copied.record()
+
+    def __bool__(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.value)
+
+
 class Run:
     """One call of `_sample`: its state, and the numbered steps of Algorithm 1 as methods."""
 
@@ -48,7 +64,9 @@ class Run:
         self.pad = generation_config._pad_token_tensor
         self.has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         self.unfinished = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
-        self.told_for = self.change = self.nearest = None
+        self.told_for = self.change = self.nearest = self.running = None
+        # Late, an end is seen one step after it came: that step is taken back, so nothing may have looked at it.
+        self.late, self.overrun = self.accelerated() and not dict_output and streamer is None and self.rule.lockstep, 0
         self.finished, self.steps, self.num_forwards, self.streamed = False, 0, 0, 0
 
         self.forward_kwargs = {
@@ -61,6 +79,9 @@ class Run:
         self.compiled = model.get_compiled_call(generation_config.compile_config) if compiled else None
         for vectors, positions, mask in self.committed.chunks(generation_config.prefill_chunk_size):
             self.forward(vectors, vectors.new_ones(1, vectors.shape[1]), positions, mask)
+
+    def accelerated(self) -> bool:
+        return self.device.type != "cpu"
 
     def make_rule(self):
         settings = self.settings
@@ -273,7 +294,12 @@ class Run:
         scores = self.wanted.get("scores")
         done = self.by_length(lambda ids: self.criteria(ids, scores), rows, torch.zeros_like(self.unfinished))
         self.unfinished = self.unfinished & ~(done & rows)
-        self.finished = not bool(self.unfinished.any())
+        if not self.late:
+            self.finished = not bool(self.unfinished.any())
+            return
+        before, self.running = self.running, LateFlag(self.unfinished.any())
+        self.overrun = int(before is not None and not before)
+        self.finished = self.overrun > 0 or self.committed.counts[0] == self.committed.new_tokens
 
     def look(self, start: list[int], counts: list[int]) -> None:
         model, vectors = self.model, self.settings.output_maturation == "vectors"
@@ -331,7 +357,8 @@ class Run:
 
     def ids(self) -> torch.Tensor:
         """Prompt and committed ids, (batch, length), padded on the right where a row stopped early."""
-        return self.committed.ids[:, : self.committed.prompt_length + max(self.committed.counts)]
+        length = self.committed.prompt_length + max(self.committed.counts) - self.overrun
+        return self.committed.ids[:, :length]
 
     def result(self) -> dict:
         """Fields of [`TokMatGenerateOutput`]."""

@@ -175,6 +175,19 @@ def test_metrics_are_what_they_are_called(make_trainer, make_model, rows):
     assert "slot_acc_4" not in logged
 
 
+def test_evaluation_reports_what_the_tail_knows(make_trainer, make_model, rows):
+    from trainer.evaluation.lookahead import tail_accuracy
+
+    trainer = make_trainer(make_model(), eval_dataset=rows, tail_metrics=3)
+    metrics = trainer.evaluate()
+    prompts = [row["input_ids"][:16] for row in rows if list(row["position_ids"][:16]) == list(range(16))][:32]
+    expected = tail_accuracy(trainer.tokmat, torch.tensor(prompts), 32, tail_length=3)
+    assert {name: metrics[f"eval_{name}"] for name in expected} == expected and len(expected) == 3
+    assert not any(
+        "tail_acc" in name for name in make_trainer(make_model(), eval_dataset=rows, tail_metrics=0).evaluate()
+    )
+
+
 def test_no_device_sync_per_step():
     """Parts and counts stay tensors until they are logged."""
     import inspect

@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""The `tokmat` command: train, generate, convert, demo.
+"""The `tokmat` command: train, generate, evaluate, convert, demo.
 
 Only typer is imported up here, so that `tokmat --help` is immediate; `train` and `generate` hand their arguments to a
 parser that knows every field of the classes they fill.
@@ -75,6 +75,18 @@ def demo(
 ) -> None:
     """Train a small model on text that every Python holds, reload it in a fresh process and watch it write."""
     _run("demo", lambda _: _demo(output_dir, minutes, steps, data), [])
+
+
+@app.command(**_FORWARDED)
+def evaluate(context: typer.Context) -> None:
+    """Judge a model's text and tail beside people's and a baseline's: `tokmat evaluate FOLDER --data held-out.txt`."""
+
+    def run(arguments):
+        from .evaluation.evaluate_command import evaluate as run_evaluation
+
+        return run_evaluation(arguments)
+
+    _run("evaluate", run, context.args)
 
 
 @app.command()

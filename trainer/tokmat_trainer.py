@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """TokMatTrainer: transformers' Trainer with reproducible maturation, exact normalisation and the method's metrics."""
 
+import itertools
 import math
 from collections import defaultdict
 
@@ -14,8 +15,10 @@ from modeling_tokmat.maturation_tokmat import mix_seed, project, require
 
 from .callbacks import SampleCallback
 from .data import count_tokens
+from .evaluation.lookahead import tail_accuracy
 from .training_args import TokMatTrainingArguments
 
+TAIL_PROMPTS, TAIL_PROMPT_TOKENS, TAIL_NEW_TOKENS = 32, 16, 32  # for tail_acc_k
 PROJECTED_AT_ONCE = 256  # positions whose scores over the vocabulary are held at a time, for the metrics
 
 
@@ -30,7 +33,8 @@ class TokMatTrainer(Trainer):
     - `regression_loss`, `contrastive_loss` are logged beside `loss`, and at logging steps, from that step's last
       micro-batch, `accuracy` and `cosine` at maturity 1 and `slot_acc_k` (argmax of z^_k against the label);
     - evaluation reports `eval_loss` on committed positions, and `eval_perplexity`, `eval_accuracy`, `eval_cosine` of
-      the implied distribution, exact over the vocabulary whatever the negatives.
+      the implied distribution, exact over the vocabulary whatever the negatives, and `eval_tail_acc_k` of front
+      commits (see `trainer.evaluation.lookahead.tail_accuracy`; not of streams, nor of sharded models).
 
     Raises:
         ValueError: for weights that are not finite, before any step.
@@ -186,5 +190,24 @@ class TokMatTrainer(Trainer):
         if sums.get("count"):
             means = {name: sums[name] / sums["count"] for name in ("nll", "accuracy", "cosine")}
             means["perplexity"] = math.exp(min(means.pop("nll"), 700.0))
+            means |= self._tail_accuracy(dataloader.dataset)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
+
+    def _tail_accuracy(self, dataset) -> dict[str, float]:
+        """`tail_acc_k` on beginnings of rows that hold no document's end there."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.tail_metrics == 0 or sharded or isinstance(dataset, IterableDataset):
+            return {}
+        prompts = []
+        for row in itertools.islice(dataset, 4 * TAIL_PROMPTS):
+            places = row.get("position_ids", range(len(row["input_ids"])))[:TAIL_PROMPT_TOKENS]
+            if list(places) == list(range(TAIL_PROMPT_TOKENS)) and len(prompts) < TAIL_PROMPTS:
+                prompts.append(torch.as_tensor(row["input_ids"][:TAIL_PROMPT_TOKENS]))
+        limit = self.tokmat.config.max_position_embeddings or math.inf
+        new_tokens = min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
+        if not prompts or new_tokens < 1:
+            return {}
+        ids = torch.stack(prompts).to(self.tokmat.device)
+        with self.compute_loss_context_manager():
+            return tail_accuracy(self.tokmat, ids, new_tokens, tail_length=self.args.tail_metrics)

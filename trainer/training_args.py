@@ -19,6 +19,13 @@ class TokMatTrainingArguments(TrainingArguments):
     slot_metrics: int = field(
         default=4, metadata={"help": "Report slot_acc_1 .. slot_acc_k: accuracy of z^_k on simulated tails. 0 = none."}
     )
+    tail_metrics: int = field(
+        default=8,
+        metadata={
+            "help": "At evaluation, report eval_tail_acc_1 .. eval_tail_acc_k: continue held-out beginnings with a "
+            "tail of length k; slot j's share of steps in which it holds what is committed there later. 0 = none."
+        },
+    )
     sample_prompts: list[str] | None = field(
         default=None, metadata={"help": "Prompts to continue at every evaluation (or save), printed and logged."}
     )
@@ -28,5 +35,6 @@ class TokMatTrainingArguments(TrainingArguments):
         super().__post_init__()
         allowed = f"an integer in [0, {MAX_TAIL_LENGTH}]"
         require(is_integer(self.slot_metrics, 0, MAX_TAIL_LENGTH), "slot_metrics", self.slot_metrics, allowed)
+        require(is_integer(self.tail_metrics, 0, MAX_TAIL_LENGTH), "tail_metrics", self.tail_metrics, allowed)
         new_tokens = self.sample_max_new_tokens
         require(is_integer(new_tokens, 1), "sample_max_new_tokens", new_tokens, "an integer of at least 1")
