@@ -4,11 +4,13 @@
     python benchmarks/decode.py                  # GPT-2 small, random weights; best on an otherwise idle machine
     python benchmarks/decode.py --preset tiny    # a smoke run of seconds
     python benchmarks/decode.py --tail-lengths 1,4,8,16,32 --rules guided,stable,verified,static
+    python benchmarks/decode.py --model TOKMAT --baseline AR --data held-out.txt --rules verified    # trained models
 
 Every repetition generates N new tokens and 1 new token with each decoder and prefix in turn. Seconds per decoding
 token are (median for N - median for 1) / (N - 1), which leaves the prefill out; whole-call figures keep it in.
 `bare` is what the machine allows: a cached forward of the backbone over 1 position and one projection, divided by the
-same over K positions. The last line on stdout is one JSON object.
+same over K positions. `same text` says of `verified` whether it wrote what K = 1 did. The last line on stdout is one
+JSON object.
 """
 
 import argparse
@@ -25,9 +27,10 @@ import transformers
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+from trainer.data import load_documents
 
 # Freshly mapped memory is slow on small machines; glibc reads these once, when the process starts.
 ALLOCATOR = {
@@ -129,14 +132,35 @@ def integers(text: str) -> list[int]:
 # -- the measurement --------------------------------------------------------------------------------------------------
 
 
-def make_models(preset: str, dtype: str) -> tuple[GPT2LMHeadModel, TokMatForContinuousLM]:
-    greedy = GPT2LMHeadModel(backbone_config(preset))
-    tokmat = TokMatForContinuousLM(TokMatConfig(backbone_config=backbone_config(preset)))
+def make_models(args, dtype: str) -> tuple:
+    """The autoregressive model and the TokMat model: those given, or two of random weights."""
+    if args.model:
+        greedy, tokmat = AutoModelForCausalLM.from_pretrained(args.baseline), None
+        tokmat = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=True)
+        for model in (greedy, tokmat):  # every call generates its full length
+            model.generation_config.eos_token_id = None
+    else:
+        greedy = GPT2LMHeadModel(backbone_config(args.preset))
+        tokmat = TokMatForContinuousLM(TokMatConfig(backbone_config=backbone_config(args.preset)))
     return greedy.to(DTYPES[dtype]).eval(), tokmat.to(DTYPES[dtype]).eval()
 
 
-def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> tuple[float, float | None]:
-    """Seconds, and tokens per forward where the model counts them."""
+def make_prompts(args, batch: int, vocab_size: int) -> dict[int, torch.Tensor]:
+    """Prompts per prefix, (batch, prefix): beginnings of held-out text, or random ids."""
+    if not args.data:
+        return {n: torch.randint(vocab_size, (batch, n)) for n in args.prefixes}
+    tokenizer, found = AutoTokenizer.from_pretrained(args.model, trust_remote_code=True), {}
+    rows = [tokenizer(text)["input_ids"] for text in load_documents(args.data)["text"]]
+    for prefix in args.prefixes:
+        long_enough = [row[:prefix] for row in rows if len(row) >= prefix][args.skip : args.skip + batch]
+        if len(long_enough) < batch:
+            raise SystemExit(f"--data {args.data} has fewer than {args.skip + batch} documents of {prefix} tokens")
+        found[prefix] = torch.tensor(long_enough)
+    return found
+
+
+def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> tuple:
+    """Seconds, tokens per forward where the model counts them, and what was written."""
     start = time.perf_counter()
     output = model.generate(
         ids,
@@ -148,18 +172,18 @@ def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> tu
     )
     seconds = time.perf_counter() - start
     assert output.sequences.shape[1] == ids.shape[1] + new_tokens
-    return seconds, output.get("tokens_per_forward")
+    return seconds, output.get("tokens_per_forward"), output.sequences
 
 
 @torch.no_grad()
-def bare_seconds(model: GPT2LMHeadModel, batch: int, prefix: int, positions: int) -> float:
+def bare_seconds(model, batch: int, prefix: int, positions: int) -> float:
     """Median of 5: a cached forward over some positions and the projection of one of them."""
-    cache, width, taken = DynamicCache(config=model.config), model.config.n_embd, []
-    vectors = torch.randn(batch, prefix, width, dtype=model.dtype)
-    model.transformer(inputs_embeds=vectors, past_key_values=cache, use_cache=True)
+    cache, width, taken = DynamicCache(config=model.config), model.config.hidden_size, []
+    vectors = torch.randn(batch, max(prefix, positions), width, dtype=model.dtype)
+    model.base_model(inputs_embeds=vectors[:, :prefix], past_key_values=cache, use_cache=True)
     for _ in range(5):
         start = time.perf_counter()
-        output = model.transformer(inputs_embeds=vectors[:, :positions], past_key_values=cache, use_cache=True)
+        output = model.base_model(inputs_embeds=vectors[:, :positions], past_key_values=cache, use_cache=True)
         model.lm_head(output.last_hidden_state[:, -1:])
         taken.append(time.perf_counter() - start)
         cache.crop(-positions)
@@ -172,7 +196,8 @@ def decoders_of(args, greedy, tokmat) -> list[tuple]:
     if "static" in args.rules:
         found.append(("greedy static", None, greedy, RULES["static"]))
     for k in args.tail_lengths:
-        found.append((f"K={k}", k, tokmat, {"tail_length": k}))
+        # K = 1 is the reference of "verified", which has alpha_max = 1.
+        found.append((f"K={k}", k, tokmat, {"tail_length": k} | ({"alpha_max": 1.0} if k == 1 else {})))
         found += [(f"K={k} {rule}", k, tokmat, {"tail_length": k, **RULES[rule]}) for rule in args.rules if k > 1]
     return found
 
@@ -180,19 +205,20 @@ def decoders_of(args, greedy, tokmat) -> list[tuple]:
 def measure(dtype: str, batch: int, args, advance) -> list[dict]:
     """One row per prefix and decoder; all of them, and both lengths, take turns within a repetition."""
     torch.manual_seed(args.seed)
-    greedy, tokmat = make_models(args.preset, dtype)
+    greedy, tokmat = make_models(args, dtype)
     decoders = decoders_of(args, greedy, tokmat)
-    prompts = {n: torch.randint(PRESETS[args.preset]["vocab_size"], (batch, n)) for n in args.prefixes}
+    prompts = make_prompts(args, batch, tokmat.config.vocab_size)
     seconds = {(prefix, name): ([], []) for prefix in args.prefixes for name, *_ in decoders}
     bare = {(prefix, k): [] for prefix in args.prefixes for k in {1, *args.tail_lengths}}
-    per_forward = {}
+    per_forward, texts = {}, {}
     for repetition in range(-1, args.repeats):  # -1 is the warm-up
         for prefix in args.prefixes:
             for k in {1, *args.tail_lengths}:
                 bare[prefix, k].append(bare_seconds(greedy, batch, prefix, k))
             for name, _, model, settings in decoders:
                 for new_tokens, taken in zip((1, args.new_tokens), seconds[prefix, name]):
-                    value, per_forward[prefix, name] = seconds_of_call(model, prompts[prefix], new_tokens, **settings)
+                    called = seconds_of_call(model, prompts[prefix], new_tokens, **settings)
+                    value, per_forward[prefix, name], texts[prefix, name] = called
                     if repetition >= 0:
                         taken.append(value)
                 advance(f"{dtype}, batch {batch}")
@@ -213,6 +239,8 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
             row["target"] = target_speed(k, dtype, batch) if name == f"K={k}" else None
             row["met"] = None if row["target"] is None else row["ratio"] >= row["target"]
             row["tokens_per_forward"] = per_forward[prefix, name]
+            comparable = name.endswith("verified") and (prefix, "K=1") in texts
+            row["same_text"] = torch.equal(texts[prefix, name], texts[prefix, "K=1"]) if comparable else None
             row["seconds_one_token"], row["seconds_all_tokens"] = one, many
             rows.append(row)
     return rows
@@ -238,8 +266,8 @@ def show(result: dict) -> None:
     console = stdout_console()
     console.print(machine_line(result["machine"]))
     names = ("dtype", "batch", "prefix", "decoder", "ms/token", "tokens/s", "x greedy (target)", "bare", "call x")
-    names += ("tokens/forward",)
-    table = Table(*names, title=f"Decoding, {result['preset']}, {result['new_tokens']} new tokens")
+    names += ("tokens/forward", "same text")
+    table = Table(*names, title=f"Decoding, {result['model'] or result['preset']}, {result['new_tokens']} new tokens")
     last = result["measurements"][-1]["decoder"]
     for row in result["measurements"]:
         table.add_row(
@@ -250,6 +278,7 @@ def show(result: dict) -> None:
             judged(row["bare"], None),
             judged(row["call_ratio"], None),
             "-" if row["tokens_per_forward"] is None else f"{row['tokens_per_forward']:.2f}",
+            {None: "-", True: "yes", False: "[red]no[/]"}[row["same_text"]],
             end_section=row["decoder"] == last,
         )
     console.print(table)
@@ -270,6 +299,10 @@ def show(result: dict) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="gpt2")
+    parser.add_argument("--model", help="a trained TokMat model, instead of random weights; needs --baseline")
+    parser.add_argument("--baseline", help="the autoregressive model of the same size and tokenizer")
+    parser.add_argument("--data", help="held-out text whose documents' beginnings are the prompts; needs --model")
+    parser.add_argument("--skip", type=int, default=0, help="documents of --data to leave out first")
     parser.add_argument("--tail-lengths", type=integers, default=[1, 4, 16], help="K, comma-separated")
     parser.add_argument("--rules", type=lambda text: text.split(","), default=[], help=", ".join(RULES))
     parser.add_argument("--batches", type=integers, default=[1, 8], help="comma-separated")
@@ -288,6 +321,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--dtypes: {', '.join(sorted(unknown))}; allowed: {', '.join(DTYPES)}")
     if unknown := set(args.rules) - set(RULES):
         parser.error(f"--rules: {', '.join(sorted(unknown))}; allowed: {', '.join(RULES)}")
+    if bool(args.model) != bool(args.baseline) or (args.data and not args.model):
+        parser.error("--model and --baseline go together, and --data with them")
     if args.new_tokens < 2 or args.repeats < 1:
         parser.error("--new-tokens must be at least 2 and --repeats at least 1")
     if max(args.prefixes) + args.new_tokens > 1024:
@@ -315,7 +350,13 @@ def main() -> None:
             for batch in args.batches:
                 rows += measure(dtype, batch, args, lambda text: progress.update(task, advance=1, description=text))
     result = {"benchmark": "decode", "machine": {**machine_facts(), "allocator_variables": allocator_set()}}
-    result |= {"preset": args.preset, "new_tokens": args.new_tokens, "repeats": args.repeats, "seed": args.seed}
+    result |= {
+        "preset": args.preset,
+        "model": args.model and Path(args.model).name,
+        "new_tokens": args.new_tokens,
+        "repeats": args.repeats,
+        "seed": args.seed,
+    }
     result |= {"tail_lengths": args.tail_lengths, "measurements": rows, "growth": growth_of(rows)}
     show(result)
     report(result, args.output)

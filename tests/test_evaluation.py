@@ -3,6 +3,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from trainer.evaluation import metrics
 from trainer.evaluation.lookahead import tail_accuracy
 from trainer.evaluation.samples import held_out_prompts, interval, judge_nll, per_prompt, write
 
+CARDS = Path(__file__).parents[1] / "hub_cards"
 SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=30), min_size=1, max_size=6)
 
 
@@ -224,3 +226,79 @@ def test_errors_of_evaluate_are_one_line(models, story_file, arguments, message)
     assert result.exit_code == 2
     with pytest.raises(ValueError, match=message):
         raise ValueError(result.output)
+
+
+# -- as others computed them, and the modules of `evaluate` -----------------------------------------------------------
+
+TEXTS = ["the cat sat on the mat the cat sat", "a bird sang and a bird sang", "one two three four five"]
+
+
+def test_the_variants_of_other_papers_on_fixed_strings():
+    words = [text.split() for text in TEXTS]
+    # Welleck et al.: mean over continuations of 1 - distinct / all.
+    assert metrics.welleck_seq_rep_n(words, 2) == pytest.approx((2 / 8 + 2 / 6 + 0) / 3)
+    # Li et al.: distinct n-grams of all texts over all tokens: 9, 7 and 5 tokens.
+    assert metrics.li_distinct_n(words, 1) == pytest.approx((5 + 4 + 5) / 21)
+    assert metrics.li_distinct_n(words, 2) == pytest.approx((6 + 4 + 4) / 21)
+    # Su et al.: the last n-gram is left out, counts are pooled, percentages rounded. Bigrams but the last: 7, 5 and 3,
+    # of which distinct: 6 (the cat twice), 4 (a bird twice), 3.
+    assert metrics.simctg_rep_n(TEXTS, 2) == round(100 * (1 - 13 / 15), 2) == 13.33
+    assert metrics.simctg_rep_n(TEXTS, 3) == 0.0 and metrics.simctg_diversity(TEXTS) == pytest.approx(1 - 0.1333)
+    # Holtzman et al.: n-grams that occur exactly once. Bigrams: 18, of which "the cat", "cat sat", "a bird" and "bird
+    # sang" occur twice.
+    assert metrics.holtzman_distinct_n(words, 2) == pytest.approx(10 / 18)
+
+
+def test_self_bleu():
+    same = [["a", "b", "c", "d", "e"]] * 3
+    assert metrics.self_bleu(same) == pytest.approx(1.0)
+    different = [[f"{row}{place}" for place in range(8)] for row in range(3)]
+    assert metrics.self_bleu(different) < 0.05
+    assert metrics.self_bleu(same + different) < metrics.self_bleu(same)
+    with pytest.raises(ValueError, match="at least 2 sequences, not 1"):
+        metrics.self_bleu(same[:1])
+
+
+@pytest.fixture(scope="module")
+def degeneration():
+    import evaluate
+
+    return evaluate.load(str(CARDS / "degeneration"))
+
+
+def test_the_degeneration_module(degeneration):
+    found = degeneration.compute(predictions=TEXTS, unit="words")
+    words = [text.split() for text in TEXTS]
+    assert found["rep_2"] == pytest.approx(metrics.rep_n(words, 2)) and found["loop"] == pytest.approx(2 / 3)
+    assert found["conventions"] == "words, means over samples, continuation alone, full length"
+    ids = [[1, 2, 1, 2, 1], [3, 4, 5, 6, 7]]
+    pooled = degeneration.compute(predictions=ids, unit="tokens", pooled=True, length=4)
+    assert pooled["rep_2"] == pytest.approx(1 / 6) and "pooled counts" in pooled["conventions"]
+    whole = degeneration.compute(predictions=["sat"], prompts=["the cat sat the cat"], include_prompt=True)
+    assert whole["rep_2"] == pytest.approx(metrics.rep_n(["the cat sat the cat sat".split()], 2))
+    assert degeneration.compute(predictions=TEXTS, compat="simctg")["rep_2"] == 13.33
+    assert set(degeneration.compute(predictions=TEXTS, compat="holtzman")) == {
+        "distinct_1", "distinct_2", "distinct_3", "repetition", "zipf"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"unit": "letters"}, "`unit` is 'letters', but it must be one of words, tokens"),
+        ({"compat": "mine"}, "`compat` is 'mine'"),
+        ({"unit": "tokens"}, "the predictions are texts"),
+        ({"include_prompt": True}, "`prompts` does not hold one prompt per prediction"),
+    ],
+)
+def test_the_degeneration_module_refuses(degeneration, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        degeneration.compute(predictions=TEXTS, **arguments)
+
+
+def test_the_self_bleu_module():
+    import evaluate
+
+    module = evaluate.load(str(CARDS / "self_bleu"))
+    found = module.compute(predictions=TEXTS + TEXTS, n=3)
+    assert found["self_bleu"] == pytest.approx(1.0) and found["conventions"].startswith("words, 3-grams")

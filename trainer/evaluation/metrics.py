@@ -94,3 +94,55 @@ def zipf_coefficient(sequences: Sequence[Tokens], ranks: int = 5000) -> float:
     x, y = [math.log(rank) for rank in range(1, len(counts) + 1)], [math.log(count) for count in counts]
     mean_x, mean_y = _mean(x), _mean(y)
     return -sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)
+
+
+def self_bleu(sequences: Sequence[Tokens], n: int = 4, max_hypotheses: int = 500) -> float:
+    """Mean BLEU-n of each sequence against all others (Zhu et al. 2018), in [0, 1]; lower is more diverse. Uniform
+    weights, NLTK's smoothing method 1, the first `max_hypotheses` sequences as hypotheses.
+
+    Raises:
+        ImportError: without NLTK (`pip install tokmat[eval]`). ValueError: fewer than two sequences.
+    """
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    if len(sequences) < 2:
+        raise ValueError(f"self-BLEU needs at least 2 sequences, not {len(sequences)}")
+    sequences = [list(tokens) for tokens in sequences]
+    weights, smoothing = [1 / n] * n, SmoothingFunction().method1
+    scores = []
+    for place, tokens in enumerate(sequences[:max_hypotheses]):
+        others = sequences[:place] + sequences[place + 1 :]
+        scores.append(float(sentence_bleu(others, tokens, weights, smoothing_function=smoothing)))
+    return _mean(scores)
+
+
+# -- exactly as others computed them ----------------------------------------------------------------------------------
+
+
+def welleck_seq_rep_n(sequences: Sequence[Tokens], n: int) -> float:
+    """seq-rep-n of Welleck et al. (2020): `rep_n`, the mean over continuations."""
+    return rep_n(sequences, n)
+
+
+def li_distinct_n(sequences: Sequence[Tokens], n: int) -> float:
+    """distinct-n of Li et al. (2016): distinct n-grams of all sequences over the number of all their tokens."""
+    return dist_n(sequences, n, pooled=True, per_token=True)
+
+
+def simctg_rep_n(texts: Sequence[str], n: int) -> float:
+    """rep-n of Su et al. (2022) as their code has it, in percent, rounded to 2 decimals: words between white space,
+    the last n-gram of each text left out, counts pooled."""
+    parts = [ngrams(text.split(), n)[:-1] for text in texts]
+    distinct, total = sum(len(set(grams)) for grams in parts), sum(len(grams) for grams in parts)
+    return round(100 * (1 - distinct / total), 2) if total else 0.0
+
+
+def simctg_diversity(texts: Sequence[str]) -> float:
+    """diversity of Su et al. (2022): product of 1 - rep-n / 100 over n = 2, 3, 4, of the rounded values."""
+    return math.prod(1 - simctg_rep_n(texts, n) / 100 for n in (2, 3, 4))
+
+
+def holtzman_distinct_n(sequences: Sequence[Tokens], n: int) -> float:
+    """distinct-n in the code of Holtzman et al. (2020): n-grams that occur once in all sequences, over all n-grams."""
+    counts = Counter(gram for tokens in sequences for gram in ngrams(tokens, n))
+    return sum(count == 1 for count in counts.values()) / counts.total() if counts else 0.0
