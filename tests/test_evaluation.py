@@ -203,7 +203,7 @@ def test_evaluate_compares_and_saves(models, story_file, tmp_path):
         for name in ("dist_2", "rep_2", "loop", "judge_perplexity"):
             mean, low, high = row[name]
             assert low <= mean <= high
-    assert saved["look_ahead"]["tail_acc_1"] == 1.0 and saved["look_ahead"]["verified_same_text"] is True
+    assert saved["look_ahead"]["tail_acc_1"] == [1.0] * 3 and saved["look_ahead"]["verified_same_text"] is True
     assert saved["settings"] == {"tail_length": 4}
     assert (tmp_path / "out" / "results.md").read_text().startswith("| | Dist-1 |")
     samples = json.loads((tmp_path / "out" / "samples.json").read_text())

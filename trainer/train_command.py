@@ -156,7 +156,7 @@ def load_pretrained(load, name: str, **kwargs):
     a_path = local.exists() or ("/" in name and local.parent.is_dir())
     if a_path or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise FileNotFoundError(f"there is no folder {name}")
-    logging.get_logger("huggingface_hub").setLevel(logging.ERROR)  # of its retries the result is enough
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries the result is enough
     try:
         return load(name, **kwargs)
     except OSError as error:

@@ -19,7 +19,7 @@ from modeling_tokmat import MaturationSettings
 from ..argument_parser import OneLineParser, optional_fields
 from ..data import load_documents
 from ..train_command import load_pretrained, tokmat_config
-from .lookahead import tail_accuracy
+from .lookahead import tail_agreement
 from .samples import Continuations, Prompts, held_out_prompts, interval, per_prompt, write
 
 PENALTIES = (1.1, 1.2, 1.3, 1.5)
@@ -152,14 +152,18 @@ def judged(row: Continuations, prompts: Prompts, judge) -> dict:
 
 
 def look_ahead(model, prompts: Prompts, options, given: dict) -> dict:
-    """tail_acc_k over all prompts, and what verified commits gain over one token per forward, one prompt at a time."""
+    """tail_acc_k over all prompts, without guidance and with guidance 2, as [mean, low, high]; and what verified
+    commits gain over one token per forward, one prompt at a time."""
     shared = {name: value for name, value in given.items() if name not in ("tail_length", "commit")}
-    accuracy = [
-        tail_accuracy(model, ids.to(model.device), options.new_tokens, tail_length=options.look_ahead, **shared)
-        for ids in prompts.ids.split(options.batch_size)
-    ]
-    weights = [len(ids) for ids in prompts.ids.split(options.batch_size)]
-    found = {name: float(np.average([part[name] for part in accuracy], weights=weights)) for name in accuracy[0]}
+    found = {}
+    for name, changed in (("tail_acc", {}), ("guided_tail_acc", {"guidance_scale": 2.0})):
+        run = {**shared, "tail_length": options.look_ahead, **changed}
+        parts = [
+            tail_agreement(model, ids.to(model.device), options.new_tokens, **run)
+            for ids in prompts.ids.split(options.batch_size)
+        ]
+        for slot, shares in enumerate(torch.cat(parts).numpy().T, start=1):
+            found[f"{name}_{slot}"] = interval(shares)
     few = Prompts(prompts.ids[: options.verified_prompts], prompts.human[: options.verified_prompts])
     verified = write("", model, few, options.new_tokens, 1, [0], commit="verified", tail_length=options.look_ahead)
     reference = write("", model, few, options.new_tokens, 1, [0], commit="front", tail_length=1, alpha_max=1.0)
@@ -170,11 +174,11 @@ def look_ahead(model, prompts: Prompts, options, given: dict) -> dict:
 
 
 def _cell(row: dict, name: str) -> str:
-    if name not in row:
-        return "-"
-    digits = 1 if name == "judge_perplexity" else 3
-    mean, low, high = row[name]
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    value, digits = row.get(name), 1 if name == "judge_perplexity" else 3
+    if isinstance(value, tuple):
+        mean, low, high = value
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def show(result: dict) -> None:
@@ -189,8 +193,8 @@ def show(result: dict) -> None:
     console.print(CONVENTIONS, style="dim")
     if "look_ahead" in result:
         table = Table("what the tail knows", "", title=None)
-        for name, value in result["look_ahead"].items():
-            table.add_row(name, f"{value:.3f}" if isinstance(value, float) else str(value))
+        for name in result["look_ahead"]:
+            table.add_row(name, _cell(result["look_ahead"], name).replace("[", "\\["))
         console.print(table)
 
 
@@ -203,8 +207,9 @@ def save(result: dict, rows: list[Continuations], prompts: Prompts, tokenizer, f
     lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row in result["decoders"]:
         lines.append(f"| {row['name']} | " + " | ".join(_cell(row, name) for name in COLUMNS) + " |")
-    for name, value in result.get("look_ahead", {}).items():
-        lines.append(f"\n{name}: {value:.3f}" if isinstance(value, float) else f"\n{name}: {value}")
+    if "look_ahead" in result:
+        lines += ["", "| | |", "|---|---|"]
+        lines += [f"| {name} | {_cell(result['look_ahead'], name)} |" for name in result["look_ahead"]]
     texts = {
         "results.json": json.dumps(result, indent=2),
         "results.md": "\n".join([*lines, "", CONVENTIONS]),
