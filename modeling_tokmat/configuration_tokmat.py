@@ -62,6 +62,9 @@ class TokMatConfig(PreTrainedConfig):
         parallel_tails (`int`, *optional*, defaults to 0):
             Tails per training sequence that lie beside an unmasked copy of it, each continuing a place of its own; all
             go through the network in one pass under a block mask. 0 is the paper's: one tail, at the end.
+        history_dropout (`float`, *optional*, defaults to 0.0):
+            Share of the parallel tails that do not see the committed history: guidance asks the network what a tail
+            alone predicts, and so far as nothing taught it that, the answer is noise.
         tail_weight_floor (`float`, *optional*, defaults to 0.0):
             Least weight of a prediction made from a tail slot, whose weight is otherwise its maturity (4.1).
         film_scope (`str`, *optional*, defaults to `"sequence"`):
@@ -109,6 +112,7 @@ class TokMatConfig(PreTrainedConfig):
     maturation: str = "simulated"
     rollout_passes: int = 1
     parallel_tails: int = 0
+    history_dropout: float = 0.0
     tail_weight_floor: float = 0.0
     film_scope: str = "sequence"
     tail_attention: str = "causal"
@@ -194,6 +198,7 @@ class TokMatConfig(PreTrainedConfig):
         check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
         check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
         check("parallel_tails", lambda value: is_integer(value, 0), "an integer of at least 0")
+        check("history_dropout", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         check("tail_weight_floor", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         scopes = ("tail",) if self.parallel_tails else FILM_SCOPES
         which = " when parallel_tails is above 0" if self.parallel_tails else ""

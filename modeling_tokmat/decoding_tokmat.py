@@ -231,10 +231,10 @@ class Run:
         active = torch.ones_like(self.unfinished) if rule.lockstep else self.unfinished
         rows = rule.first(active, self.change, self.nearest)
         while True:
-            tokens, scores, logits = self.choose(self.logits[:, slot].to(self.dtype), rows)
             taking = [True] * self.batch_size if rule.lockstep else rows.tolist()
             if not any(taking):
                 break
+            tokens, scores, logits = self.choose(self.logits[:, slot].to(self.dtype), rows)
             committed.write(tokens, taking)
             previous = self.vector_of(tokens, previous)
             vectors.append(previous)

@@ -224,6 +224,7 @@ class SimulatedTails:
         place: the position of the sequence whose vector a position of the line stands for.
         source: the position of the line whose prediction is the next vector there (meaningless where nothing is).
         start: the last committed position that a slot sees; its own place elsewhere.
+        alone: whether a slot sees no committed position at all (parallel tails only).
         predicted_slot: the slot that a prediction made there is for: j + 1 at slot j < K, 1 where a tail begins, or 0.
     """
 
@@ -270,6 +271,7 @@ class SimulatedTails:
         batch, device, tails, longest = len(positions), positions.device, self.parallel, config.max_tail_length
         starts = torch.full((batch, tails), -1)
         lengths = torch.ones(batch, tails, dtype=torch.long)
+        alone = torch.zeros(batch, tails, 1, dtype=torch.bool)
         follows = (self.documents[:, :-2] == self.documents[:, 2:]) & usable[:, 2:]
         for row, (seed, possible) in enumerate(zip(self.seeds.tolist(), follows.cpu())):
             generator = torch.Generator().manual_seed(seed)
@@ -277,6 +279,7 @@ class SimulatedTails:
             found = possible.nonzero()[:, 0]
             found = found[torch.randperm(len(found), generator=generator)[:tails]]
             starts[row, : len(found)] = found
+            alone[row, :, 0] = torch.rand(tails, generator=generator) < config.history_dropout
         starts, lengths = starts.to(device)[..., None], lengths.to(device)[..., None]
         slot = torch.arange(1, longest, device=device)
         place = (starts + slot).clamp(max=self.length - 1)
@@ -295,12 +298,13 @@ class SimulatedTails:
         self.place, self.start = line(positions, place), line(positions, starts.clamp(min=0))
         self.source = line(positions - 1, source)
         self.tail = line(zeros - 1, torch.arange(tails, device=device)[:, None])
+        self.alone = line(zeros > 0, alone.to(device))
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
         """Float additive attention mask (batch, 1, length + n, length + n) for parallel tails; None without them.
 
-        Positions of the sequence see it causally within their document; a slot sees it up to where its tail starts,
-        and its own tail up to itself.
+        Positions of the sequence see it causally within their document; a slot sees it up to where its tail starts
+        (not at all if its tail is `alone`), and its own tail up to itself.
         """
         if not self.parallel:
             return None
@@ -308,7 +312,8 @@ class SimulatedTails:
         batch, line = documents.shape
         visible = torch.zeros(batch, line, line, dtype=torch.bool, device=documents.device)
         same = documents[:, :, None] == self.documents[:, None]
-        visible[..., : self.length] = same & (self.place[:, None, : self.length] <= self.start[:, :, None])
+        before = self.place[:, None, : self.length] <= self.start[:, :, None]
+        visible[..., : self.length] = same & before & ~self.alone[..., None]
         own = self.tail[0, self.length :]
         visible[:, self.length :, self.length :] = (own[:, None] == own).tril()
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)

@@ -116,7 +116,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.register_buffer("token_counts", counts)
         embeddings.weight.requires_grad_(not config.freeze_embeddings)
         self._inverse_norms = (None, None)
-        self._conditions = (None, None, None)
         self.post_init()
         if embeddings.padding_idx is not None:
             # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
@@ -408,12 +407,14 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def _conditioning(self, maturity, tail_length) -> tuple[torch.Tensor, ...]:
         """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
         weights = [*self.maturity_embedding.parameters(), self.tail_length_film.table.weight]
-        key = (tail_length, *[_identity(weight) for weight in weights])
-        # Decoding asks for the same at every step, at some 3 % of a step's cost, and says so by `is_constant`.
-        constant = getattr(maturity, "is_constant", False) and not torch.is_tensor(tail_length)
+        # Decoding asks for the same at every step, at some 3 % of a step's cost, and says so by `is_constant`. What is
+        # found is kept on the tensor that asked.
+        constant = getattr(maturity, "is_constant", False)
         constant = constant and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if constant and self._conditions[0] is maturity and self._conditions[1] == key:
-            return self._conditions[2]
+        if constant:
+            key, kept = [_identity(weight) for weight in weights], getattr(maturity, "conditions", None)
+            if kept is not None and kept[0] is tail_length and kept[1] == key:
+                return kept[2]
         device = weights[0].device
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
@@ -426,7 +427,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
         conditions = (shift, *self.tail_length_film(lengths))
         if constant:
-            self._conditions = (maturity, key, conditions)
+            maturity.conditions = (tail_length, key, conditions)
         return conditions
 
     def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:

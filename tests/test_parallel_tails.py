@@ -151,6 +151,31 @@ def test_where_tails_lie(make_model, packed):
     assert torch.equal(alone.noise(8, 0.3)[0], tails.noise(8, 0.3)[1])
 
 
+def test_a_tail_without_history_sees_itself_alone(make_model, packed):
+    model = make_model("llama", double=True, **FIELDS | {"history_dropout": 0.5})
+    tails, _ = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])
+    inputs = {"attention_mask": None, "position_ids": packed["position_ids"]}
+    clean = model.embed_tokens(packed["input_ids"])
+    with torch.no_grad():
+        line = model._mature(clean, tails, inputs)
+        given = model._line_inputs(tails, line, inputs)
+        predicted = model._predict(line, tails.maturity, tails.tail_length, use_cache=False, **given)[0]
+        kinds = set()
+        for row, used, begin, start, length in single_tails(tails):
+            alone = bool(tails.alone[row, used[0]])
+            kinds.add(alone)
+            history = clean[row, begin : start + 1]
+            places = packed["position_ids"][row, start] + 1 + torch.arange(len(used))
+            if alone:
+                told = tail_maturities(length)[1 : 1 + len(used)].float()[None]
+                vectors = {"inputs_embeds": line[row, used][None], "position_ids": places[None]}
+                expected = model(**vectors, maturity=told, tail_length=length).predicted_embeds[0]
+            else:
+                expected = read_one(model, history, line[row, used], length)[-len(used) :]
+            torch.testing.assert_close(predicted[row, used], expected)
+    assert kinds == {True, False}
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_nothing_leaks(make_model, packed, backbone):
     """What is perturbed changes nothing that must not see it, and something that must."""
@@ -206,6 +231,7 @@ def test_the_front_does_not_depend_on_the_tail_length(make_model):
         ({"parallel_tails": 4}, "`film_scope` is 'sequence', but it must be one of tail when parallel_tails"),
         ({"maturation": "decoding"}, "`parallel_tails` is 0, but it must be at least 1 when maturation"),
         ({"tail_weight_floor": 1.5}, "`tail_weight_floor` is 1.5"),
+        ({"history_dropout": -0.1}, "`history_dropout` is -0.1"),
     ],
 )
 def test_wrong_settings_are_refused(fields, message):
