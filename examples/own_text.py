@@ -2,7 +2,7 @@
 """A corpus of what a model itself writes, so that its tail can learn to foresee the model rather than the world.
 
     python examples/own_text.py MODEL --data stories.txt --texts 4000 --output own.txt
-    tokmat train --model MODEL --data stories.txt own.txt --output-dir TRAINED
+    tokmat train --model MODEL --data stories.txt --tail-data own.txt --output-dir TRAINED
 
 Every text begins with 4 to 64 tokens of a document of --data and goes on under pure argmax to the end of text, or to
 that of the last sentence that fits.

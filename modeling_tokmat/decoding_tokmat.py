@@ -390,13 +390,15 @@ class VerifiedRun(Run):
     LONGEST_DRAFT = 5
     FIRST_CHANCE, CHANCE_RATE = 0.5, 0.15  # of a draft to come true, before any was seen; its moving average's rate
     FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after they have failed
-    POSITION_COST = 0.01  # of one more position, in forwards over one position, per row and per byte of a weight
+    POSITION_COST = 0.015  # of one more position per row, in forwards over one position, with 16-bit weights
+    WIDE_COST = 4  # how many times that with wider ones
 
     def __init__(self, *args):
         super().__init__(*args)
         longest = self.longest_draft(self.settings.tail_length)
         self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
-        self.cost = self.POSITION_COST * self.batch_size * torch.finfo(self.model.dtype).bits / 8
+        wide = torch.finfo(self.model.dtype).bits > 16
+        self.cost = self.POSITION_COST * self.batch_size * (self.WIDE_COST if wide else 1)
         self.rest, self.next_rest = 0, self.FIRST_REST
         self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
         # Branches reach this far beyond slot K, where embryos are.
@@ -482,18 +484,20 @@ class VerifiedRun(Run):
         self.logits = logits[:, :exact]
         self.found = logits[:, exact:].argmax(dim=-1).view(self.batch_size, exact, soft)
         self.ahead = self.ahead.view(self.batch_size, exact, soft, self.dim)
-        after = torch.cat([predicted, self.ahead[:, -1]], dim=1)
-        before, rest = self.tail.split([exact + soft, self.tail.shape[1] - exact - soft], dim=1)
-        if self.trace is not None:
+        if self.trace is not None:  # which shows the exact slots, and the tail behind them all
+            after = torch.cat([predicted, self.ahead[:, -1]], dim=1)
+            before, rest = self.tail.split([exact + soft, self.tail.shape[1] - exact - soft], dim=1)
             self.change = (after - before).norm(dim=-1) / self.radius
-        self.tail = torch.cat([after, rest], dim=1)
+            self.tail = torch.cat([after, rest], dim=1)
 
     def take_in(self, counts, vectors):
         self.committed.accepted(self.slots_fed, counts, vectors)
 
     def look_ahead(self, counts):
-        branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
-        rows = torch.arange(self.batch_size, device=self.device)
+        rows, branch = slice(None), max(counts[0] - 1, 0)
+        if min(counts) != max(counts):
+            branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
+            rows = torch.arange(self.batch_size, device=self.device)
         self.tail[:, : self.soft] = self.ahead[rows, branch]
         self.drafts = self.found[rows, branch]
         self.adapt([count for count in counts if count > 0])

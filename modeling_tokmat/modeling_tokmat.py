@@ -227,12 +227,13 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """Document of each position, shape (batch, length), -1 in padding (see `losses_tokmat.document_index`)."""
         return document_index(position_ids, attention_mask, labels.shape, labels.device)
 
-    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, tails=None) -> torch.Tensor:
+    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, tails=None, tail_only=None) -> torch.Tensor:
         """w_t = alpha_t of the position a prediction is made FROM, in tails at least `tail_weight_floor`; 0 where its
         target is -100, padding or another document's.
 
         Args:
             labels, documents: shape (batch, length). tails: the simulated tails; None for committed positions alone.
+            tail_only: rows whose committed positions weigh 0, shape (batch,), bool.
 
         Returns:
             Shape (batch, length), or (batch, length + n) with `tails`.
@@ -242,12 +243,14 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if tails is None:
             return predictable.float()
         weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=self.config.tail_weight_floor), 1.0)
+        if tail_only is not None:
+            weights = weights * ((tails.slot > 0) | ~tail_only.to(weights.device)[:, None])
         if tails.parallel:  # slots that are not used take up room on the line
             weights[:, tails.length :] *= tails.slot[:, tails.length :] > 0
         return weights * tails.at_place(predictable)
 
     def simulate_tails(
-        self, seeds, labels, position_ids=None, attention_mask=None
+        self, seeds, labels, position_ids=None, attention_mask=None, tail_only=None
     ) -> tuple[SimulatedTails, torch.Tensor]:
         """The simulated tails that `forward` will use for these `maturation_seeds`, and the weights of its loss.
 
@@ -256,7 +259,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """
         documents = self.document_index(labels, position_ids, attention_mask)
         tails = SimulatedTails(seeds, labels, documents, self.config)
-        return tails, self.loss_weights(labels, documents, tails)
+        return tails, self.loss_weights(labels, documents, tails, tail_only)
 
     @can_return_tuple
     def forward(
@@ -273,6 +276,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         maturation_seeds: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
+        tail_only: torch.BoolTensor | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
         **kwargs,
     ) -> TokMatOutput:
@@ -291,6 +295,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             maturation_seeds (`(batch,)`): one seed per sequence for its simulated tail; from torch's global
                 generator if not given.
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
+            tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own; their
+                committed positions weigh 0.
             num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
                 this batch if not given.
             kwargs: handed to the backbone (`output_hidden_states`, `output_attentions`, ...).
@@ -330,7 +336,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             vectors = self._mature(content, tails, backbone_inputs)
             backbone_inputs = self._line_inputs(tails, vectors, backbone_inputs)
             targets, target_unit = tails.at_place(targets), tails.at_place(target_unit)
-            weights = self.loss_weights(labels, documents, tails)
+            weights = self.loss_weights(labels, documents, tails, tail_only)
         else:
             weights, vectors = self.loss_weights(labels, documents), content
             weights = weights if maturity is None else weights * maturity

@@ -189,6 +189,10 @@ def test_streaming(story_file):
         ("--block-size 2048 --data long.txt", "2048 is more than the model's 1024 positions"),
         ("--negatives nearest", "`negatives` is 'nearest'"),
         ("--max-tail-length 65", "`max_tail_length` is 65"),
+        ("--tail-data x.txt --tail-share 1.5", "`tail_share` is 1.5"),
+        ("--tail-data x.txt --streaming --max-steps 2", "--tail-data cannot be mixed into a stream"),
+        ("--objective ar --tail-data x.txt", "--objective ar has no tails"),
+        ("--objective ar --alpha-max 0.5", "--objective ar has no maturation, so --alpha-max means nothing"),
         ("--backbone huge", "neither a preset"),
         ("--backbone broken.json", "is not JSON"),
         ("--backbone bert.json", "bert"),
@@ -220,6 +224,51 @@ def test_debug_shows_the_traceback(monkeypatch):
     assert isinstance(invoke("train", "--data", "nowhere.txt", "--debug").exception, FileNotFoundError)
     monkeypatch.setenv("TOKMAT_DEBUG", "1")
     assert isinstance(invoke("generate", "nowhere", "hello").exception, FileNotFoundError)
+
+
+def test_the_baseline_is_trained_converted_and_trained_on(story_file):
+    """The same batches by transformers' Trainer; its packed documents stay apart; TokMat goes on from its weights."""
+    from transformers import AutoModelForCausalLM
+
+    flags = ["--data", story_file, *TINY, "--output-dir", "ar", "--objective", "ar"]
+    result = invoke("train", *flags)
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("ar/eval_results.json").read_text())["eval_perplexity"] > 1
+    baseline = AutoModelForCausalLM.from_pretrained("ar")
+    assert baseline.config.model_type == "llama" and baseline.config.use_cache
+    assert (
+        baseline.config.tie_word_embeddings
+        and baseline.get_output_embeddings().weight is baseline.get_input_embeddings().weight
+    )
+    assert invoke("convert", "ar", "converted").exit_code == 0
+    assert_one_line_error(invoke("convert", "ar", "converted"), "tokmat convert: ", "already holds a model")
+    model = TokMatForContinuousLM.from_pretrained("converted")
+    for name, weight in baseline.base_model.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[name], weight), name
+    flags_on = ["--block-size", 32, "--max-steps", 1, "--output-dir", "on"]
+    result = invoke("train", "--data", story_file, "--model", "converted", *flags_on)
+    assert result.exit_code == 0, result.output
+    flags[flags.index("--max-steps") + 1] = "5"
+    again = invoke("train", *flags, "--resume-from-checkpoint", "last", "--overwrite")
+    assert again.exit_code == 0, again.output
+
+
+def test_tail_data_is_mixed_in_and_marked(story_file, tmp_path, monkeypatch):
+    from trainer import train_command
+
+    seen = []
+    mix = train_command.with_tail_rows
+    monkeypatch.setattr(train_command, "with_tail_rows", lambda *args: seen.append(mix(*args)) or seen[-1])
+    own = tmp_path / "own.txt"
+    own.write_text("The fox went home. The fox slept.\n<|endoftext|>\n" * 12, encoding="utf-8")
+    flags = ["--data", story_file, "--tail-data", own, "--tail-share", 0.4, "--block-size", 16, "--vocab-size", 300]
+    flags += ["--backbone", "tiny", "--max-steps", 2, "--parallel-tails", 3, "--film-scope", "tail"]
+    result = invoke("train", *flags, "--output-dir", "own-model")
+    assert result.exit_code == 0, result.output
+    (rows,) = seen
+    marked = [row["input_ids"] for row in rows if row["tail_only"]]
+    assert 0.3 < len(marked) / len(rows) < 0.5
+    assert len({tuple(ids) for ids in marked}) < len(marked)  # the rarer kind, repeatedly
 
 
 def test_a_used_output_folder_is_refused_and_overwritten_on_demand(trained, story_file, tmp_path):

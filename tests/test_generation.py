@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from modeling_tokmat import MaturationSettings, TokMatForContinuousLM, TokMatGenerateOutput
-from modeling_tokmat.decoding_tokmat import Run
 from modeling_tokmat.maturation_tokmat import EMBRYO, decoding_noise, tail_maturities, update_rates
 
 TAIL_LENGTHS = (1, 3, 16)
@@ -177,24 +176,6 @@ def test_return_sequences_differ_in_their_embryos_alone(make_model, prompt):
 
 
 # -- transformers' own arguments ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("eos", [None, 5, [3, 9, 50, 12], list(range(40, 97))])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_an_end_that_is_seen_late_gives_the_same_text(make_model, prompt, monkeypatch, eos, rows):
-    """On an accelerator the flag that all rows have ended is read a step later, and that step is taken back."""
-    model = make_model(double=True)
-    runs = [
-        {**NOISY, "eos_token_id": eos, "max_new_tokens": NEW, "pad_token_id": 1},
-        {**NOISY, "eos_token_id": eos, "max_length": 9 + 1, "pad_token_id": 1},
-        {**NOISY, "eos_token_id": eos, "max_time": 0.0, "pad_token_id": 1},
-    ]
-    expected = [model.generate(prompt[:rows], tail_length=4, **run) for run in runs]
-    monkeypatch.setattr(Run, "accelerated", lambda self: True)
-    late = [model.generate(prompt[:rows], tail_length=4, **run) for run in runs]
-    for one, other in zip(expected, late, strict=True):
-        assert torch.equal(one, other)
-    assert eos is None or rows > 1 or isinstance(eos, int) or expected[0].shape[1] < 9 + NEW
 
 
 def test_rows_stop_at_their_eos(make_model, prompt):
@@ -501,18 +482,6 @@ def test_a_saved_setting_that_is_wrong_is_refused(make_model, prompt):
     model.generation_config.rate = "fast"
     with pytest.raises(ValueError, match="`rate` is 'fast'"):
         model.generate(prompt, max_new_tokens=2)
-
-
-def test_compiled_steps_give_the_same_text(make_model, prompt):
-    """The step that transformers compiles on accelerators, here without a compiler."""
-    from transformers.generation import CompileConfig
-
-    model = make_model(double=True)
-    settings = {"max_new_tokens": 12, "tail_length": 4, "cache_implementation": "static", **NOISY}
-    expected = model.generate(prompt, **settings)
-    compiling = CompileConfig(backend="eager", fullgraph=False)
-    compiling._compile_all_devices = True
-    assert torch.equal(model.generate(prompt, compile_config=compiling, **settings), expected)
 
 
 def test_inference_mode_and_changed_weights(make_model, prompt):

@@ -128,6 +128,24 @@ def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, bac
         torch.testing.assert_close(gradient[name], weight.grad, msg=name, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("parallel", [0, 6])
+def test_rows_that_train_the_tails_alone(make_model, packed, parallel):
+    """The loss of a row of each kind: committed predictions of the marked row drop out, those of its tails stay."""
+    fields = FIELDS | {"parallel_tails": parallel, "clean_probability": 0.0}
+    model = make_model(double=True, **fields).train()
+    output = model(**packed, maturation_seeds=SEEDS, tail_only=torch.tensor([True, False]))
+    tails, weights = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])
+    kept = weights.clone()
+    kept[0, tails.slot[0] == 0] = 0
+    assert 0 < kept[0].sum() < weights[0].sum() and torch.equal(kept[1], weights[1])
+    with torch.no_grad():
+        predicted = model(**packed, maturation_seeds=SEEDS).predicted_embeds
+    targets = tails.at_place(F.pad(packed["labels"][:, 1:], (0, 1)).clamp(min=0))
+    squared = ((predicted - model.token_embeddings()[targets]) ** 2).sum(-1)
+    expected = (squared * kept).sum() / kept.sum()
+    torch.testing.assert_close(output.regression_loss, expected.to(output.regression_loss))
+
+
 def test_where_tails_lie(make_model, packed):
     model = make_model(**FIELDS | {"parallel_tails": 40})
     tails, weights = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])

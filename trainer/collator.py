@@ -18,6 +18,8 @@ class TokMatDataCollator:
     packed documents by their positions only where no mask is given. Padding counts its positions from 0 and so is a
     document of its own. A document's first token has the label -100: what precedes it belongs to another document.
 
+    The column `tail_only`, where rows have it, goes through: (batch,), bool.
+
     Rows without `position_ids` are one document each. Their batch has `input_ids`, `attention_mask` and `labels`.
 
     Args:
@@ -41,7 +43,7 @@ class TokMatDataCollator:
             raise ValueError("pad_token_id=None: give a padding id, or a tokenizer that has a pad or an eos token.")
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        for column in ("position_ids", "labels"):
+        for column in ("position_ids", "labels", "tail_only"):
             having = sum(column in feature for feature in features)
             if having not in (0, len(features)):
                 raise ValueError(
@@ -70,6 +72,10 @@ class TokMatDataCollator:
 
         if packed:
             labels[position_ids == 0] = IGNORED
-            return {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
-        labels[attention_mask == 0] = IGNORED
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            batch = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
+        else:
+            labels[attention_mask == 0] = IGNORED
+            batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if "tail_only" in features[0]:
+            batch["tail_only"] = torch.tensor([bool(feature["tail_only"]) for feature in features])
+        return batch

@@ -18,6 +18,7 @@ from .data import count_tokens
 from .evaluation.lookahead import tail_accuracy
 from .training_args import TokMatTrainingArguments
 
+PER_ROW = ("position_ids", "attention_mask", "tail_only")  # what says which predictions count
 TAIL_PROMPTS, TAIL_PROMPT_TOKENS, TAIL_NEW_TOKENS = 32, 16, 32  # for tail_acc_k
 PROJECTED_AT_ONCE = 256  # positions whose scores over the vocabulary are held at a time, for the metrics
 
@@ -85,7 +86,7 @@ class TokMatTrainer(Trainer):
             first = (number * self.args.world_size + self.args.process_index) * self.args.train_batch_size
             seeds = [mix_seed(seed, step, first + row) for row in range(len(labels))]
             batch["maturation_seeds"] = torch.tensor(seeds)
-            documents = {name: batch.get(name) for name in ("position_ids", "attention_mask")}
+            documents = {name: batch.get(name) for name in PER_ROW}
             total += self.tokmat.simulate_tails(batch["maturation_seeds"], labels, **documents)[1].sum()
             if negatives is None:
                 generator = torch.Generator().manual_seed(mix_seed(seed, step))
@@ -116,7 +117,7 @@ class TokMatTrainer(Trainer):
     @torch.no_grad()
     def _measure(self, inputs, predicted) -> None:
         """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
-        documents = {name: inputs.get(name) for name in ("position_ids", "attention_mask")}
+        documents = {name: inputs.get(name) for name in PER_ROW}
         tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
         targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
         valid = weights > 0

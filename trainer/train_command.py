@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value, interleave_datasets
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
@@ -86,6 +86,11 @@ class DataArguments:
     data_split: str = _argument("split of a Hub data set", "train")
     text_column: str = _argument("column that holds the text", "text")
     streaming: bool = _argument("read the data while training, without a copy on the disk; needs --max-steps", False)
+    tail_data: list[str] | None = _argument(
+        "further text, which trains the tails alone: what the model itself wrote (examples/own_text.py)",
+        metavar="SOURCE",
+    )
+    tail_share: float = _argument("part of the training rows that --tail-data gives, some of them repeatedly", 0.5)
     validation_data: list[str] | None = _argument("held-out data, instead of a part of --data", metavar="SOURCE")
     validation_fraction: float = _argument("part of the documents of --data that is held out; 0 = none", 0.02)
     block_size: int = _argument("tokens per training row", 256)
@@ -248,18 +253,16 @@ def load_tokenizer(source: str | None, train_documents, arguments: DataArguments
     return tokenizer
 
 
+def load_source(source: list[str], arguments: DataArguments, **kwargs):
+    source = source[0] if len(source) == 1 else source
+    return corpus.load_documents(source, text_column=arguments.text_column, streaming=arguments.streaming, **kwargs)
+
+
 def load_splits(arguments: DataArguments, seed: int):
     """(training documents, validation documents or None)."""
-
-    def load(source, **kwargs):
-        source = source[0] if len(source) == 1 else source
-        return corpus.load_documents(
-            source, text_column=arguments.text_column, streaming=arguments.streaming, **kwargs
-        )
-
-    documents = load(arguments.data, name=arguments.data_name, split=arguments.data_split)
+    documents = load_source(arguments.data, arguments, name=arguments.data_name, split=arguments.data_split)
     if arguments.validation_data:
-        return documents, load(arguments.validation_data)
+        return documents, load_source(arguments.validation_data, arguments)
     if arguments.validation_fraction == 0:
         return documents, None
     return corpus.split_documents(documents, arguments.validation_fraction, seed)
@@ -270,6 +273,14 @@ def make_rows(documents, tokenizer, arguments: DataArguments):
         return None
     options = {"packing": arguments.packing, "num_proc": arguments.num_proc}
     return corpus.tokenize_and_pack(documents, tokenizer, arguments.block_size, **options)
+
+
+def with_tail_rows(rows: Dataset, tail_rows: Dataset, arguments: DataArguments, seed: int) -> Dataset:
+    """Both kinds of rows mixed, told apart by the column `tail_only`; all of them occur, the rarer ones repeatedly."""
+    marked = [part.add_column("tail_only", [kind] * len(part)) for kind, part in enumerate((rows, tail_rows))]
+    marked = [part.cast_column("tail_only", Value("bool")) for part in marked]
+    shares = [1 - arguments.tail_share, arguments.tail_share]
+    return interleave_datasets(marked, shares, seed=seed, stopping_strategy="all_exhausted")
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -294,6 +305,10 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         values["eval_strategy"] = "steps" if values["validation_data"] or values["validation_fraction"] else "no"
     data, model_arguments, tokmat, args = parser.parse_dict(values)
     given = {name: value for name, value in vars(tokmat).items() if value is not None}
+    if data.tail_data and data.streaming:
+        raise ValueError("--tail-data cannot be mixed into a stream: leave out --streaming")
+    if not 0 < data.tail_share < 1:
+        raise ValueError(f"`tail_share` is {data.tail_share}, but it must lie between 0 and 1, both excluded")
     if model_arguments.model and model_arguments.backbone:
         raise ValueError("--model goes on with a saved model and --backbone makes a new one: give one of them")
     folder = Path(args.output_dir)
@@ -301,6 +316,8 @@ def train(argv: list[str], go_on: str | None = None) -> int:
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or model_arguments.model
     baseline = model_arguments.objective == "ar"
+    if baseline and data.tail_data:
+        raise ValueError("--objective ar has no tails, so --tail-data means nothing")
     if baseline and given:
         raise ValueError(f"--objective ar has no maturation, so --{next(iter(given)).replace('_', '-')} means nothing")
     if baseline:
@@ -314,6 +331,8 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         documents, held_out = load_splits(data, args.seed)
         tokenizer = load_tokenizer(args.resume_from_checkpoint or data.tokenizer or source, documents, data)
         rows, held_out_rows = make_rows(documents, tokenizer, data), make_rows(held_out, tokenizer, data)
+        if data.tail_data:
+            rows = with_tail_rows(rows, make_rows(load_source(data.tail_data, data), tokenizer, data), data, args.seed)
         if held_out_rows is not None and data.streaming:
             held_out_rows = Dataset.from_list(list(held_out_rows.take(STREAMED_VALIDATION_ROWS)))
     set_seed(args.seed)

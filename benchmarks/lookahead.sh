@@ -1,0 +1,41 @@
+#!/bin/bash
+# Every number of docs/LOOKAHEAD.md: trains a baseline, turns it into a TokMat model, trains that with each idea for the
+# tail in turn, and evaluates all of them.
+#
+#     bash benchmarks/lookahead.sh stories-train.txt stories-valid.txt runs/lookahead
+#
+# Some two hours on two idle CPU cores with bf16. What is finished is not done again.
+set -euo pipefail
+train=$1 valid=$2 output=$3
+here=$(cd "$(dirname "$0")" && pwd)
+export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
+mkdir -p "$output/models" "$output/results"
+
+fit() { # NAME STEPS LEARNING_RATE flags...
+    local name=$1 steps=$2 rate=$3
+    shift 3
+    [ -f "$output/models/$name/config.json" ] && return
+    tokmat train --output-dir "$output/models/$name" --resume-from-checkpoint last --max-steps "$steps" \
+        --learning-rate "$rate" --eval-steps "$steps" --logging-steps 50 --validation-data "$valid" "$@"
+}
+judge() { # NAME
+    [ -f "$output/results/$1/results.json" ] && return
+    tokmat evaluate "$output/models/$1" --data "$valid" --judge "$output/models/ar" --tail-length 8 \
+        --output "$output/results/$1"
+}
+idea() { # NAME flags...: 250 steps from the common base
+    local name=$1
+    shift
+    fit "$name" 250 4e-4 --model "$output/models/base" --context-negatives 2 --film-scope tail --data "${data[@]}" "$@"
+    judge "$name"
+}
+
+data=("$train")
+fit ar 1500 2e-3 --objective ar --backbone small --data "$train"
+[ -f "$output/models/start/config.json" ] || tokmat convert "$output/models/ar" "$output/models/start"
+fit base 600 6e-4 --model "$output/models/start" --context-negatives 2 --clean-probability 1 --film-scope tail \
+    --data "$train"
+
+k8=(--min-tail-length 8 --max-tail-length 8)
+tails=("${k8[@]}" --parallel-tails 16 --tail-weight-floor 0.5)
+idea paper
