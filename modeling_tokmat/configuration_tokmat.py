@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, is_integer, is_number, require, validate_schedule
 
 NEGATIVES = ("uniform", "unigram", "batch", "all")
-MATURATIONS = ("simulated", "rollout", "decoding")
+MATURATIONS = ("simulated", "rollout")
 FILM_SCOPES = ("sequence", "tail")
 TAIL_ATTENTIONS = ("causal",)
 
@@ -55,16 +55,13 @@ class TokMatConfig(PreTrainedConfig):
         context_window (`int`, *optional*, defaults to 0):
             How many positions back `context_negatives` reach; 0 is the whole document.
         maturation (`str`, *optional*, defaults to `"simulated"`):
-            What the tails of training hold: the true future (`"simulated"`), the model's own guesses of it
-            (`"rollout"`), or what decoding steps from fresh embryos leave there (`"decoding"`, parallel tails only).
-        rollout_passes (`int`, *optional*, defaults to 1):
-            Passes without gradient that make those guesses, or decoding steps.
+            What the tails of training hold: the true future (`"simulated"`, 4.1), or what decoding steps from fresh
+            embryos leave there (`"rollout"`, parallel tails only).
+        rollout_passes (`int`, *optional*, defaults to 2):
+            How many decoding steps, each one pass without gradient.
         parallel_tails (`int`, *optional*, defaults to 0):
             Tails per training sequence that lie beside an unmasked copy of it, each continuing a place of its own; all
             go through the network in one pass under a block mask. 0 is the paper's: one tail, at the end.
-        history_dropout (`float`, *optional*, defaults to 0.0):
-            Share of the parallel tails that do not see the committed history: guidance asks the network what a tail
-            alone predicts, and so far as nothing taught it that, the answer is noise.
         tail_weight_floor (`float`, *optional*, defaults to 0.0):
             Least weight of a prediction made from a tail slot, whose weight is otherwise its maturity (4.1).
         film_scope (`str`, *optional*, defaults to `"sequence"`):
@@ -110,9 +107,8 @@ class TokMatConfig(PreTrainedConfig):
     context_negatives: float = 0.0
     context_window: int = 0
     maturation: str = "simulated"
-    rollout_passes: int = 1
+    rollout_passes: int = 2
     parallel_tails: int = 0
-    history_dropout: float = 0.0
     tail_weight_floor: float = 0.0
     film_scope: str = "sequence"
     tail_attention: str = "causal"
@@ -198,13 +194,12 @@ class TokMatConfig(PreTrainedConfig):
         check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
         check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
         check("parallel_tails", lambda value: is_integer(value, 0), "an integer of at least 0")
-        check("history_dropout", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         check("tail_weight_floor", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         scopes = ("tail",) if self.parallel_tails else FILM_SCOPES
         which = " when parallel_tails is above 0" if self.parallel_tails else ""
         check("film_scope", lambda value: value in scopes, f"one of {', '.join(scopes)}{which}")
-        needed = self.maturation != "decoding" or self.parallel_tails > 0
-        require(needed, "parallel_tails", self.parallel_tails, 'at least 1 when maturation is "decoding"')
+        possible = self.maturation != "rollout" or self.parallel_tails > 0
+        require(possible, "parallel_tails", self.parallel_tails, 'at least 1 when maturation is "rollout"')
         check("tail_attention", lambda value: value in TAIL_ATTENTIONS, f"one of {', '.join(TAIL_ATTENTIONS)}")
         check("max_tail_length", lambda value: is_integer(value, 1, MAX_TAIL_LENGTH), f"in [1, {MAX_TAIL_LENGTH}]")
         longest = self.max_tail_length

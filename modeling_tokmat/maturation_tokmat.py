@@ -222,9 +222,7 @@ class SimulatedTails:
         slot: j = 1..K at tail positions, 0 elsewhere.
         maturity: alpha, float32: a_{j+1} at slot j, 1 elsewhere.
         place: the position of the sequence whose vector a position of the line stands for.
-        source: the position of the line whose prediction is the next vector there (meaningless where nothing is).
         start: the last committed position that a slot sees; its own place elsewhere.
-        alone: whether a slot sees no committed position at all (parallel tails only).
         predicted_slot: the slot that a prediction made there is for: j + 1 at slot j < K, 1 where a tail begins, or 0.
     """
 
@@ -233,7 +231,6 @@ class SimulatedTails:
         self.seeds, self.documents, self.schedule = seeds, documents, config.schedule_settings()
         positions = torch.arange(self.length, device=labels.device).expand_as(labels)
         self.place = self.start = positions
-        self.source = positions - 1
         usable = (labels != -100) & (documents >= 0)
         if self.parallel:
             self._draw_parallel(positions, usable, config)
@@ -242,9 +239,8 @@ class SimulatedTails:
         length = self.tail_length if self.parallel else self.tail_length[:, None]
         before = schedule_maturity(self.slot + 1, length, **self.schedule)
         self.maturity = torch.where(self.slot > 0, before, 1.0).float()
-        fronts = torch.zeros_like(self.slot).scatter_reduce(
-            1, self.source.clamp(min=0), (self.slot == 1).long(), reduce="amax"
-        )
+        before_front = (self.start if self.parallel else positions - 1).clamp(min=0)
+        fronts = torch.zeros_like(self.slot).scatter_reduce(1, before_front, (self.slot == 1).long(), reduce="amax")
         inner = (self.slot > 0) & (self.slot < length)
         self.predicted_slot = torch.where(inner, self.slot + 1, fronts * (self.slot == 0))
 
@@ -271,7 +267,6 @@ class SimulatedTails:
         batch, device, tails, longest = len(positions), positions.device, self.parallel, config.max_tail_length
         starts = torch.full((batch, tails), -1)
         lengths = torch.ones(batch, tails, dtype=torch.long)
-        alone = torch.zeros(batch, tails, 1, dtype=torch.bool)
         follows = (self.documents[:, :-2] == self.documents[:, 2:]) & usable[:, 2:]
         for row, (seed, possible) in enumerate(zip(self.seeds.tolist(), follows.cpu())):
             generator = torch.Generator().manual_seed(seed)
@@ -279,15 +274,12 @@ class SimulatedTails:
             found = possible.nonzero()[:, 0]
             found = found[torch.randperm(len(found), generator=generator)[:tails]]
             starts[row, : len(found)] = found
-            alone[row, :, 0] = torch.rand(tails, generator=generator) < config.history_dropout
         starts, lengths = starts.to(device)[..., None], lengths.to(device)[..., None]
         slot = torch.arange(1, longest, device=device)
         place = (starts + slot).clamp(max=self.length - 1)
         there = self.documents.gather(1, place.flatten(1)).view_as(place)
         document = self.documents.gather(1, starts.clamp(min=0).flatten(1))[..., None]
         real = (starts >= 0) & (slot < lengths) & (starts + slot < self.length) & (there == document)
-        own = self.length + torch.arange(tails * (longest - 1), device=device).view(tails, longest - 1)
-        source = torch.where(slot == 1, starts, own - 1)
 
         def line(before, slots):
             return torch.cat([before, slots.expand(batch, tails, longest - 1).flatten(1)], dim=1)
@@ -296,15 +288,13 @@ class SimulatedTails:
         self.slot = line(zeros, torch.where(real, slot, 0))
         self.tail_length = line(zeros + 1, torch.where(real, lengths, 1))
         self.place, self.start = line(positions, place), line(positions, starts.clamp(min=0))
-        self.source = line(positions - 1, source)
         self.tail = line(zeros - 1, torch.arange(tails, device=device)[:, None])
-        self.alone = line(zeros > 0, alone.to(device))
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
         """Float additive attention mask (batch, 1, length + n, length + n) for parallel tails; None without them.
 
-        Positions of the sequence see it causally within their document; a slot sees it up to where its tail starts
-        (not at all if its tail is `alone`), and its own tail up to itself.
+        Positions of the sequence see it causally within their document; a slot sees it up to where its tail starts,
+        and its own tail up to itself.
         """
         if not self.parallel:
             return None
@@ -312,8 +302,7 @@ class SimulatedTails:
         batch, line = documents.shape
         visible = torch.zeros(batch, line, line, dtype=torch.bool, device=documents.device)
         same = documents[:, :, None] == self.documents[:, None]
-        before = self.place[:, None, : self.length] <= self.start[:, :, None]
-        visible[..., : self.length] = same & before & ~self.alone[..., None]
+        visible[..., : self.length] = same & (self.place[:, None, : self.length] <= self.start[:, :, None])
         own = self.tail[0, self.length :]
         visible[:, self.length :, self.length :] = (own[:, None] == own).tril()
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
@@ -324,10 +313,6 @@ class SimulatedTails:
         index = self.place.view(*self.place.shape, *[1] * (values.dim() - 2))
         return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
-    def at_source(self, predicted: torch.Tensor) -> torch.Tensor:
-        """What the line predicts for every position of it: (batch, length + n, d) -> the same shape."""
-        return predicted.gather(1, self.source.clamp(min=0)[..., None].expand_as(predicted))
-
     def back(self, steps: int) -> "SimulatedTails":
         """The same parallel tails as many decoding steps earlier, before as many tokens had been committed. Those
         that then had not begun stay where they are and are not `begun`, (batch, length + n)."""
@@ -337,7 +322,6 @@ class SimulatedTails:
         begun = begun & (self.documents.gather(1, start.clamp(min=0)) == self.documents.gather(1, self.start))
         earlier.begun, earlier.start = begun, torch.where(begun, start, self.start)
         earlier.place = torch.where(begun, self.place - steps, self.place)
-        earlier.source = torch.where(begun & (self.slot == 1), self.source - steps, self.source)
         return earlier
 
     def moved_up(self, tail: torch.Tensor, entering: torch.Tensor) -> torch.Tensor:

@@ -460,37 +460,22 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
 
     def _mature(self, content, tails: SimulatedTails, backbone_inputs) -> torch.Tensor:
         """The vectors that simulated tails show the network (paper 4.1), shape (batch, length + n, d)."""
-        norm, dim, kind = self.config.embryo_norm * self.embedding_radius, content.shape[-1], self.config.maturation
-        line, noise = tails.at_place(content), tails.noise(dim, norm).to(content.dtype)
-        if kind == "simulated":
-            return corrupt(line, noise, tails.maturity)
+        norm, dim = self.config.embryo_norm * self.embedding_radius, content.shape[-1]
+        line, tail = tails.at_place(content), tails.noise(dim, norm).to(content.dtype)
+        if self.config.maturation == "simulated":
+            return corrupt(line, tail, tails.maturity)
+        # "rollout": decoding steps at the rate "paper", whose commitments are the sequence's own tokens.
         in_tail = (tails.slot > 0)[..., None]
-        vectors = torch.where(in_tail, noise, line)
-
-        def predict(vectors, maturity, tails):
-            inputs = self._line_inputs(tails, vectors, backbone_inputs)
-            return self._predict(vectors, maturity, tails.tail_length, use_cache=False, **inputs)[0].to(content.dtype)
-
         with torch.no_grad():
-            if kind == "rollout":
-                # The model's own guesses take the place of the true future.
-                maturity = (tails.slot == 0).float()
-                for _ in range(self.config.rollout_passes):
-                    guess = tails.at_source(predict(vectors, maturity, tails))
-                    maturity = tails.maturity
-                    vectors = torch.where(in_tail, corrupt(guess, noise, maturity), line)
-            else:
-                # Decoding steps whose commitments are the sequence's own tokens, at the rate "paper".
-                tail = noise
-                for steps in range(self.config.rollout_passes, 0, -1):
-                    earlier = tails.back(steps)
-                    seen = torch.where(in_tail, tail, earlier.at_place(content))
-                    following = predict(seen, tails.maturity, earlier)
-                    before = tails.moved_up(tail, tails.noise(dim, norm, stream=1 + steps))
-                    moved = torch.lerp(before, following, tails.maturity[..., None].to(tail))
-                    tail = torch.where(earlier.begun[..., None], moved, tail)
-                vectors = torch.where(in_tail, tail, line)
-        return torch.where(in_tail, vectors, line)
+            for steps in range(self.config.rollout_passes, 0, -1):
+                earlier = tails.back(steps)
+                seen = torch.where(in_tail, tail, earlier.at_place(content))
+                inputs = self._line_inputs(earlier, seen, backbone_inputs)
+                following, _ = self._predict(seen, tails.maturity, tails.tail_length, use_cache=False, **inputs)
+                before = tails.moved_up(tail, tails.noise(dim, norm, stream=1 + steps))
+                moved = torch.lerp(before, following.to(before), tails.maturity[..., None].to(before))
+                tail = torch.where(earlier.begun[..., None], moved, tail)
+        return torch.where(in_tail, tail, line)
 
 
 def _identity(weight: torch.Tensor) -> tuple:

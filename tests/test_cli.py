@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.configuration_tokmat import tokmat_fields
-from trainer import cli
+from trainer import cli, train_command
 from trainer.output_folder import last_complete_checkpoint, missing_from
 from trainer.train_command import make_parser, optional_fields
 from trainer.training_args import TokMatTrainingArguments
@@ -253,9 +253,18 @@ def test_the_baseline_is_trained_converted_and_trained_on(story_file):
     assert again.exit_code == 0, again.output
 
 
-def test_tail_data_is_mixed_in_and_marked(story_file, tmp_path, monkeypatch):
-    from trainer import train_command
+def test_look_ahead_stands_for_its_settings(trained, story_file):
+    flags = ["--data", story_file, "--model", trained[0], "--look-ahead", "--parallel-tails", 2, "--max-steps", 1]
+    result = invoke("train", *flags, "--block-size", 32, "--output-dir", "ahead")
+    assert result.exit_code == 0, result.output
+    config = AutoConfig.from_pretrained("ahead", trust_remote_code=True)
+    expected = train_command.LOOK_AHEAD | {"parallel_tails": 2}
+    assert {name: getattr(config, name) for name in expected} == expected
+    model = TokMatForContinuousLM.from_pretrained("ahead")
+    assert model.generation_config.tail_length == 8
 
+
+def test_tail_data_is_mixed_in_and_marked(story_file, tmp_path, monkeypatch):
     seen = []
     mix = train_command.with_tail_rows
     monkeypatch.setattr(train_command, "with_tail_rows", lambda *args: seen.append(mix(*args)) or seen[-1])

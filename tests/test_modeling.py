@@ -264,32 +264,6 @@ def test_the_simulated_loss_equals_its_definition(make_model, ids, negatives):
     torch.testing.assert_close(output.loss, output.regression_loss + output.contrastive_loss)
 
 
-@pytest.mark.parametrize("passes", [1, 2])
-def test_the_rollout_shows_the_models_own_guesses(make_model, ids, passes):
-    """Against a loop: the content of slot j is what the network predicts for it from everything before."""
-    fields = {"maturation": "rollout", "rollout_passes": passes, "clean_probability": 0.0, "embryo_norm": 0.5}
-    model = make_model(double=True, **fields)
-    seeds, drawn = torch.tensor([7]), torch.arange(3, 40, 2)
-    output = model(ids[:1], labels=ids[:1], maturation_seeds=seeds, negative_ids=drawn)
-
-    tails, _ = model.simulate_tails(seeds, ids[:1])
-    length = int(tails.tail_length)
-    start = 12 - length
-    noise = tails.noise(32, 0.5 * model.embedding_radius).double()
-    clean = model.embed_tokens(ids[:1])
-    vectors, maturity = clean.clone(), torch.ones(1, 12)
-    vectors[:, start:], maturity[:, start:] = noise[:, start:], 0.0
-    for _ in range(passes):
-        with torch.no_grad():
-            predicted = model(inputs_embeds=vectors, maturity=maturity, tail_length=length).predicted_embeds
-        maturity = tails.maturity
-        for place in range(start, 12):
-            alpha = maturity[0, place].double()
-            vectors[0, place] = alpha * predicted[0, place - 1] + (1 - alpha) * noise[0, place]
-    _, contrastive = naive_loss(model, ids[:1], ids[:1], maturity, vectors, length, drawn)
-    torch.testing.assert_close(output.contrastive_loss, contrastive.to(output.contrastive_loss))
-
-
 def test_evaluation_is_deterministic_and_on_committed_positions(make_model, ids):
     model = make_model()
     with torch.no_grad():

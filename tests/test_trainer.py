@@ -85,14 +85,14 @@ class KeepGradients(TrainerCallback):
 
 
 @pytest.mark.parametrize("negatives", ["uniform", "unigram", "all"])
-@pytest.mark.parametrize("maturation", ["simulated", "rollout"])
-def test_the_split_into_micro_batches_changes_nothing(make_trainer, make_model, negatives, maturation):
+@pytest.mark.parametrize("fields", [{}, {"maturation": "rollout", "parallel_tails": 3, "film_scope": "tail"}])
+def test_the_split_into_micro_batches_changes_nothing(make_trainer, make_model, negatives, fields):
     """1 x 8 == 8 x 1 == 2 x 4 in gradient."""
     runs = []
     for batch, accumulation in ((8, 1), (1, 8), (2, 4)):
         torch.manual_seed(0)
-        fields = {"negatives": negatives, "maturation": maturation, "context_negatives": 1.0, "clean_probability": 0.2}
-        model = make_model(double=True, **fields)
+        common = {"negatives": negatives, "context_negatives": 1.0, "clean_probability": 0.2}
+        model = make_model(double=True, **common, **fields)
         if negatives == "unigram":
             model.set_token_counts(torch.arange(97))
         keeper = KeepGradients()

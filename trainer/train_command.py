@@ -40,6 +40,15 @@ PRESETS = {
 # and the radius is sqrt(hidden_size), because with the mean row norm of a fresh table the regression term, which is
 # divided by its square, would start 500 times too large.
 SCRATCH = {"negatives": "all", "regression_weight": 0.1}
+# What makes a tail know what comes next (docs/LOOKAHEAD.md).
+LOOK_AHEAD = {
+    "maturation": "rollout",
+    "parallel_tails": 16,
+    "tail_weight_floor": 0.5,
+    "film_scope": "tail",
+    "min_tail_length": 8,
+    "max_tail_length": 8,
+}
 SCRATCH_HELP = {name: repr(value) for name, value in SCRATCH.items()} | {"embedding_radius": "sqrt(hidden_size)"}
 
 TRAINING_DEFAULTS = {
@@ -113,6 +122,12 @@ class ModelArguments:
     backbone: str | None = _argument(
         f"architecture of a new model: {', '.join(PRESETS)}, or a JSON file (or its folder) with a backbone's or a "
         'whole TokMat configuration (default: "small")'
+    )
+    look_ahead: bool = _argument(
+        "train the tail to know what comes next; stands for "
+        + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in LOOK_AHEAD.items())
+        + ", of which each can still be given",
+        False,
     )
     overwrite: bool = _argument("replace the model and the checkpoints that --output-dir already holds", False)
 
@@ -238,6 +253,7 @@ def make_model(source: str | None, backbone: str | None, given: dict, tokenizer)
     for name, value in (given | tokens).items():  # decode as trained: one schedule for both
         if name in settings or name in tokens:
             setattr(model.generation_config, name, value)
+    model.generation_config.tail_length = min(model.generation_config.tail_length, config.max_tail_length)
     return model
 
 
@@ -309,6 +325,7 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         raise ValueError("--tail-data cannot be mixed into a stream: leave out --streaming")
     if not 0 < data.tail_share < 1:
         raise ValueError(f"`tail_share` is {data.tail_share}, but it must lie between 0 and 1, both excluded")
+    given = LOOK_AHEAD | given if model_arguments.look_ahead else given
     if model_arguments.model and model_arguments.backbone:
         raise ValueError("--model goes on with a saved model and --backbone makes a new one: give one of them")
     folder = Path(args.output_dir)
