@@ -145,34 +145,39 @@ def make_models(args, dtype: str) -> tuple:
     return greedy.to(DTYPES[dtype]).eval(), tokmat.to(DTYPES[dtype]).eval()
 
 
-def make_prompts(args, batch: int, vocab_size: int) -> dict[int, torch.Tensor]:
-    """Prompts per prefix, (batch, prefix): beginnings of held-out text, or random ids."""
+def make_prompts(args, batch: int, vocab_size: int) -> dict[int, list[torch.Tensor]]:
+    """Batches of prompts per prefix, each (batch, prefix): beginnings of held-out text, or random ids."""
     if not args.data:
-        return {n: torch.randint(vocab_size, (batch, n)) for n in args.prefixes}
+        return {n: [torch.randint(vocab_size, (batch, n)) for _ in range(args.prompts)] for n in args.prefixes}
     tokenizer, found = AutoTokenizer.from_pretrained(args.model, trust_remote_code=True), {}
     rows = [tokenizer(text)["input_ids"] for text in load_documents(args.data)["text"]]
     for prefix in args.prefixes:
-        long_enough = [row[:prefix] for row in rows if len(row) >= prefix][args.skip : args.skip + batch]
-        if len(long_enough) < batch:
-            raise SystemExit(f"--data {args.data} has fewer than {args.skip + batch} documents of {prefix} tokens")
-        found[prefix] = torch.tensor(long_enough)
+        long_enough, count = [row[:prefix] for row in rows if len(row) >= prefix], args.prompts * batch
+        if len(long_enough) < count:
+            raise SystemExit(f"--data {args.data} has fewer than {count} documents of {prefix} tokens")
+        found[prefix] = list(torch.tensor(long_enough[:count]).split(batch))
     return found
 
 
-def seconds_of_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> tuple:
-    """Seconds, tokens per forward where the model counts them, and what was written."""
-    start = time.perf_counter()
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        return_dict_in_generate=True,
-        **settings,
-    )
-    seconds = time.perf_counter() - start
-    assert output.sequences.shape[1] == ids.shape[1] + new_tokens
-    return seconds, output.get("tokens_per_forward"), output.sequences
+def seconds_of_calls(model, prompts: list[torch.Tensor], new_tokens: int, **settings) -> tuple:
+    """Seconds per call, mean tokens per forward where the model counts them, and what was written."""
+    seconds, forwards, texts = 0.0, 0, []
+    for ids in prompts:
+        start = time.perf_counter()
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            **settings,
+        )
+        seconds += time.perf_counter() - start
+        assert output.sequences.shape[1] == ids.shape[1] + new_tokens
+        forwards += output.get("num_forwards") or 0
+        texts.append(output.sequences)
+    per_forward = len(prompts) * new_tokens / forwards if forwards else None
+    return seconds / len(prompts), per_forward, torch.cat(texts)
 
 
 @torch.no_grad()
@@ -217,7 +222,7 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
                 bare[prefix, k].append(bare_seconds(greedy, batch, prefix, k))
             for name, _, model, settings in decoders:
                 for new_tokens, taken in zip((1, args.new_tokens), seconds[prefix, name]):
-                    called = seconds_of_call(model, prompts[prefix], new_tokens, **settings)
+                    called = seconds_of_calls(model, prompts[prefix], new_tokens, **settings)
                     value, per_forward[prefix, name], texts[prefix, name] = called
                     if repetition >= 0:
                         taken.append(value)
@@ -302,7 +307,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="a trained TokMat model, instead of random weights; needs --baseline")
     parser.add_argument("--baseline", help="the autoregressive model of the same size and tokenizer")
     parser.add_argument("--data", help="held-out text whose documents' beginnings are the prompts; needs --model")
-    parser.add_argument("--skip", type=int, default=0, help="documents of --data to leave out first")
+    parser.add_argument(
+        "--prompts", type=int, default=1, help="batches of prompts per prefix; times are means over them"
+    )
     parser.add_argument("--tail-lengths", type=integers, default=[1, 4, 16], help="K, comma-separated")
     parser.add_argument("--rules", type=lambda text: text.split(","), default=[], help=", ".join(RULES))
     parser.add_argument("--batches", type=integers, default=[1, 8], help="comma-separated")
@@ -323,8 +330,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--rules: {', '.join(sorted(unknown))}; allowed: {', '.join(RULES)}")
     if bool(args.model) != bool(args.baseline) or (args.data and not args.model):
         parser.error("--model and --baseline go together, and --data with them")
-    if args.new_tokens < 2 or args.repeats < 1:
-        parser.error("--new-tokens must be at least 2 and --repeats at least 1")
+    if args.new_tokens < 2 or args.repeats < 1 or args.prompts < 1:
+        parser.error("--new-tokens must be at least 2, --repeats and --prompts at least 1")
     if max(args.prefixes) + args.new_tokens > 1024:
         parser.error("a prefix and --new-tokens must fit in 1024 positions")
     return args

@@ -26,16 +26,28 @@ judge() { # NAME
 idea() { # NAME flags...: 250 steps from the common base
     local name=$1
     shift
-    fit "$name" 250 4e-4 --model "$output/models/base" --context-negatives 2 --film-scope tail --data "${data[@]}" "$@"
+    fit "$name" 250 4e-4 --model "$output/models/base" --context-negatives 2 --film-scope tail "$@"
     judge "$name"
 }
 
-data=("$train")
 fit ar 1500 2e-3 --objective ar --backbone small --data "$train"
 [ -f "$output/models/start/config.json" ] || tokmat convert "$output/models/ar" "$output/models/start"
 fit base 600 6e-4 --model "$output/models/start" --context-negatives 2 --clean-probability 1 --film-scope tail \
     --data "$train"
 
-k8=(--min-tail-length 8 --max-tail-length 8)
-tails=("${k8[@]}" --parallel-tails 16 --tail-weight-floor 0.5)
-idea paper
+idea paper --data "$train" --clean-probability 0.5
+idea parallel --data "$train" --look-ahead --maturation simulated
+idea rollout --data "$train" --look-ahead
+
+own=$output/own.txt
+[ -f "$own" ] || python "$here/../examples/own_text.py" "$output/models/rollout" --data "$train" --texts 4096 --output "$own"
+head -c 2000000 "$train" > "$output/some.txt"
+idea own-mixed --look-ahead --data "$output/some.txt" "$own"
+idea own-half --look-ahead --data "$train" --tail-data "$own"
+idea own-quarter --look-ahead --data "$train" --tail-data "$own" --tail-share 0.25
+idea own-quarter-seed1 --look-ahead --data "$train" --tail-data "$own" --tail-share 0.25 --seed 1
+
+python "$here/multi_token_heads.py" "$output/models/base" --data "$train" --held-out "$valid"
+python "$here/picture_lookahead.py" "$output/results" --output "$output"
+python "$here/decode.py" --model "$output/models/own-quarter" --baseline "$output/models/ar" --data "$valid" \
+    --tail-lengths 1,8 --rules verified,guided --batches 1 --prefixes 16 --new-tokens 100 --prompts 8

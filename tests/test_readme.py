@@ -15,6 +15,10 @@ ROOT = Path(__file__).parents[1]
 SMALLER = ["--backbone", "tiny", "--max-steps", "3", "--vocab-size", "300", "--block-size", "32", "--eval-steps", "3"]
 
 
+GOING_ON = ["--max-steps", "2", "--block-size", "32", "--eval-steps", "2"]  # where the model is given
+FEW = "--prompts 4 --prompt-tokens 6 --new-tokens 8 --seeds 1 --verified-prompts 1".split()
+
+
 def blocks(language):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
@@ -54,10 +58,18 @@ def test_shell_blocks_run_one_after_the_other(directory):
             dry = subprocess.run(["make", "-n", *command[1:]], cwd=ROOT, capture_output=True, text=True)
             assert dry.returncode == 0 and {"demo": "tokmat demo", "test": "pytest"}[command[1]] in dry.stdout
         elif command[:2] == ["tokmat", "train"]:
-            run(directory, [*command, *SMALLER])
-        elif command[0] == "tokmat":
+            run(directory, [*command, *(GOING_ON if "--model" in command else SMALLER)])
+        elif command[:2] == ["tokmat", "generate"]:
             assert "Once upon a time" in run(directory, command)
-    assert (directory / "my-model" / "model.safetensors").is_file()
+        elif command[:2] == ["tokmat", "evaluate"]:
+            assert "tail_acc_2" in run(directory, [*command, *FEW])
+        elif command[0] == "python":
+            run(directory, ["python", str(ROOT / command[1]), *command[2:], "--texts", "8", "--max-new-tokens", "24"])
+        else:
+            run(directory, command)
+    for folder in ("my-model", "ar", "start", "base", "seeing"):
+        assert (directory / folder / "model.safetensors").is_file()
+    assert (directory / "results" / "results.md").is_file()
 
 
 @pytest.mark.parametrize("name", ["picture_tail.py", "show_settings.py"])
