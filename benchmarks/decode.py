@@ -6,8 +6,9 @@
     python benchmarks/decode.py --tail-lengths 1,4,8,16,32 --rules guided,stable,verified,static
     python benchmarks/decode.py --model TOKMAT --baseline AR --data held-out.txt --rules verified    # trained models
 
-Every repetition generates N new tokens and 1 new token with each decoder and prefix in turn. Seconds per decoding
-token are (median for N - median for 1) / (N - 1), which leaves the prefill out; whole-call figures keep it in.
+Every repetition generates N new tokens with each decoder and prefix in turn. Seconds per decoding token are those from
+the first token to the last over N - 1, which leaves the prefill out, medians over repetitions; whole-call figures keep
+it in.
 `bare` is what the machine allows: a cached forward of the backbone over 1 position and one projection, divided by the
 same over K positions. `same text` says of `verified` whether it wrote what K = 1 did. The last line on stdout is one
 JSON object.
@@ -27,7 +28,15 @@ import transformers
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 from trainer.data import load_documents
@@ -159,10 +168,22 @@ def make_prompts(args, batch: int, vocab_size: int) -> dict[int, list[torch.Tens
     return found
 
 
+class Clock(StoppingCriteria):
+    """When each token came; stops nothing."""
+
+    def __init__(self):
+        self.times = []
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 def seconds_of_calls(model, prompts: list[torch.Tensor], new_tokens: int, **settings) -> tuple:
-    """Seconds per call, mean tokens per forward where the model counts them, and what was written."""
-    seconds, forwards, texts = 0.0, 0, []
+    """Seconds per call and per token after the first, tokens per forward where they are counted, what was written."""
+    seconds, per_token, forwards, texts = 0.0, 0.0, 0, []
     for ids in prompts:
+        clock = Clock()
         start = time.perf_counter()
         output = model.generate(
             ids,
@@ -170,14 +191,16 @@ def seconds_of_calls(model, prompts: list[torch.Tensor], new_tokens: int, **sett
             max_new_tokens=new_tokens,
             do_sample=False,
             return_dict_in_generate=True,
+            stopping_criteria=StoppingCriteriaList([clock]),
             **settings,
         )
         seconds += time.perf_counter() - start
+        per_token += (clock.times[-1] - clock.times[0]) / (new_tokens - 1)
         assert output.sequences.shape[1] == ids.shape[1] + new_tokens
         forwards += output.get("num_forwards") or 0
         texts.append(output.sequences)
     per_forward = len(prompts) * new_tokens / forwards if forwards else None
-    return seconds / len(prompts), per_forward, torch.cat(texts)
+    return seconds / len(prompts), per_token / len(prompts), per_forward, torch.cat(texts)
 
 
 @torch.no_grad()
@@ -208,7 +231,7 @@ def decoders_of(args, greedy, tokmat) -> list[tuple]:
 
 
 def measure(dtype: str, batch: int, args, advance) -> list[dict]:
-    """One row per prefix and decoder; all of them, and both lengths, take turns within a repetition."""
+    """One row per prefix and decoder; all of them take turns within a repetition."""
     torch.manual_seed(args.seed)
     greedy, tokmat = make_models(args, dtype)
     decoders = decoders_of(args, greedy, tokmat)
@@ -221,21 +244,21 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
             for k in {1, *args.tail_lengths}:
                 bare[prefix, k].append(bare_seconds(greedy, batch, prefix, k))
             for name, _, model, settings in decoders:
-                for new_tokens, taken in zip((1, args.new_tokens), seconds[prefix, name]):
-                    called = seconds_of_calls(model, prompts[prefix], new_tokens, **settings)
-                    value, per_forward[prefix, name], texts[prefix, name] = called
-                    if repetition >= 0:
-                        taken.append(value)
+                *taken, forwards, text = seconds_of_calls(model, prompts[prefix], args.new_tokens, **settings)
+                per_forward[prefix, name], texts[prefix, name] = forwards, text
+                if repetition >= 0:
+                    for value, kept in zip(taken, seconds[prefix, name]):
+                        kept.append(value)
                 advance(f"{dtype}, batch {batch}")
 
     rows = []
     for prefix in args.prefixes:
         for name, k, _, _ in decoders:
-            one, many = seconds[prefix, name]
-            per_token = (statistics.median(many) - statistics.median(one)) / (args.new_tokens - 1)
+            whole, each = seconds[prefix, name]
+            per_token = statistics.median(each)
             row = {"dtype": dtype, "batch": batch, "prefix": prefix, "decoder": name, "tail_length": k}
             row |= {"seconds_per_token": per_token, "tokens_per_second": batch / per_token}
-            row["call_tokens_per_second"] = batch * args.new_tokens / statistics.median(many)
+            row["call_tokens_per_second"] = batch * args.new_tokens / statistics.median(whole)
             base = next((r for r in rows if r["prefix"] == prefix), row)
             row["ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
             row["call_ratio"] = row["call_tokens_per_second"] / base["call_tokens_per_second"]
@@ -246,7 +269,7 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
             row["tokens_per_forward"] = per_forward[prefix, name]
             comparable = name.endswith("verified") and (prefix, "K=1") in texts
             row["same_text"] = torch.equal(texts[prefix, name], texts[prefix, "K=1"]) if comparable else None
-            row["seconds_one_token"], row["seconds_all_tokens"] = one, many
+            row["seconds_of_calls"], row["seconds_of_tokens"] = whole, each
             rows.append(row)
     return rows
 
