@@ -10,7 +10,7 @@ from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.utils import logging
 
 from .commitment_tokmat import COMMITS, Committed
-from .decoding_tokmat import Run, VerifiedRun
+from .decoding_tokmat import Run
 from .maturation_tokmat import (
     MAX_TAIL_LENGTH,
     RATES,
@@ -20,6 +20,7 @@ from .maturation_tokmat import (
     require,
     validate_schedule,
 )
+from .verified_tokmat import VerifiedRun
 
 logger = logging.get_logger(__name__)
 

@@ -8,7 +8,6 @@ from conftest import BACKBONES
 from transformers import LogitsProcessor, LogitsProcessorList, StaticCache
 
 from modeling_tokmat import MaturationSettings, generation_tokmat
-from modeling_tokmat.decoding_tokmat import VerifiedRun
 from modeling_tokmat.maturation_tokmat import (
     DYNAMICS,
     EMBRYO,
@@ -18,6 +17,7 @@ from modeling_tokmat.maturation_tokmat import (
     update_rates,
     update_tail,
 )
+from modeling_tokmat.verified_tokmat import VerifiedRun
 
 NEW = 16
 NOISY = {"embryo_norm": 1.0, "alpha_max": 0.7, "eos_token_id": None}

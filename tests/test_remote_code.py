@@ -13,7 +13,7 @@ from conftest import BACKBONES
 
 from modeling_tokmat import TokMatForContinuousLM
 
-PARTS = ("configuration", "maturation", "losses", "modeling", "generation", "decoding", "commitment", "trace")
+PARTS = "configuration maturation losses modeling generation decoding verified commitment trace".split()
 PRELUDE = """
 import importlib.util, sys
 class Barred:

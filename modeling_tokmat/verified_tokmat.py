@@ -1,0 +1,155 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Lossless multi-token steps: a run of the decoding loop whose tail drafts what is then checked."""
+
+import torch
+
+from .commitment_tokmat import VerifiedCommit
+from .decoding_tokmat import Run
+from .maturation_tokmat import update_tail
+
+
+class VerifiedRun(Run):
+    """
+    `commit="verified"`: the text of tail_length = 1, alpha_max = 1, in fewer forwards where the tail knows it.
+
+    A step feeds [committed ; draft ; branches]. The draft is the tail's nearest tokens as exact embeddings, told
+    maturity 1 and K = 1 like everything committed, so z^ at the last committed vector and at each draft that came true
+    are the reference's own: slot by slot, what the reference would commit is committed, up to the first disagreement.
+    Branch i holds the tail's vectors behind the first i drafts, told K and their schedule's maturities, and sees those
+    drafts and itself alone: whatever number of drafts comes true, one branch has continued from just there, and finds
+    the next draft.
+
+    n drafts with n slots per branch cost n + (n + 1) n positions. n is what promises most tokens per time, going by
+    how often drafts came true; with none worth it, a new try is made now and then.
+    """
+
+    LONGEST_DRAFT = 5
+    FIRST_CHANCE, CHANCE_RATE = 0.5, 0.15  # of a draft to come true, before any was seen; its moving average's rate
+    FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after they have failed
+    POSITION_COST = 0.015  # of one more position per row, in forwards over one position, with 16-bit weights
+    WIDE_COST = 4  # how many times that with wider ones
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        longest = self.longest_draft(self.settings.tail_length)
+        self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
+        wide = torch.finfo(self.model.dtype).bits > 16
+        self.cost = self.POSITION_COST * self.batch_size * (self.WIDE_COST if wide else 1)
+        self.rest, self.next_rest = 0, self.FIRST_REST
+        self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
+        # Branches reach this far beyond slot K, where embryos are.
+        beyond = self.embryos([self.settings.tail_length] * self.batch_size, longest + 1)
+        self.tail = torch.cat([self.tail, beyond], dim=1)
+        self.layouts = {}
+
+    @classmethod
+    def longest_draft(cls, tail_length: int) -> int:
+        return min(tail_length - 1, cls.LONGEST_DRAFT)
+
+    def make_rule(self):
+        return VerifiedCommit()
+
+    def forward(self, vectors, maturity, positions, mask, tail_length=1, compiled=False):
+        return super().forward(vectors, maturity, positions, mask, tail_length, compiled)
+
+    def best_length(self) -> int:
+        """How many drafts promise most tokens per time."""
+        best, most, tokens, chance = 0, 1.0, 1.0, 1.0
+        for length, next_chance in enumerate(self.chances, start=1):
+            chance *= next_chance
+            tokens += chance
+            gain = tokens / (1 + self.cost * (length + (length + 1) * length))
+            if gain > most:
+                best, most = length, gain
+        return best
+
+    def layout(self, own: int, hard: int, soft: int):
+        """(maturity, tail lengths, places after the last committed position, who sees whom) of a pass."""
+        if (own, hard, soft) not in self.layouts:
+            if self.cache is None:  # then all that is committed is fed again, and no layout recurs
+                self.layouts.clear()
+            told = self.maturity_before.new_ones(1, own + hard + (hard + 1) * soft)
+            told[0, own + hard :] = self.maturity_before[:soft].repeat(hard + 1)
+            lengths = torch.ones_like(told, dtype=torch.long)
+            lengths[0, own + hard :] = self.settings.tail_length
+            told.is_constant = True  # the model then computes its embedding once
+            branch = torch.arange(hard + 1, device=self.device).repeat_interleave(soft)
+            slot = torch.arange(1, soft + 1, device=self.device).repeat(hard + 1)
+            places = torch.cat([torch.arange(1, hard + 1, device=self.device), branch + slot])
+            allowed = None
+            if hard and soft:
+                committed = own + hard
+                allowed = torch.ones(2 * [committed + len(branch)], dtype=torch.bool, device=self.device).tril()
+                drafts = torch.arange(1, hard + 1, device=self.device)
+                allowed[committed:, own:committed] = drafts <= branch[:, None]
+                allowed[committed:, committed:] &= branch == branch[:, None]
+            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed
+        return self.layouts[own, hard, soft]
+
+    def read(self):
+        committed, own = self.committed, self.committed.vectors.shape[1]
+        remaining = committed.new_tokens - min(committed.counts)
+        hard = self.fed = max(min(self.drafts.shape[1], remaining - 1), 0)
+        soft = self.soft = 0 if self.rest else max(min(self.best_length(), remaining - 2), 0)
+        self.slots_fed = hard + (hard + 1) * soft
+        self.rule.drafts = self.drafts[:, :hard]
+        told, lengths, places, allowed = self.layout(own, hard, soft)
+        drafts = self.model.embed_tokens(self.rule.drafts)
+        branches = [self.tail[:, i : i + soft].to(drafts.dtype) for i in range(hard + 1)]
+        slots = (committed.positions[:, -1:] + places).clamp(max=self.last_position)
+        mask = committed.attention_mask(self.slots_fed) if allowed is None else None
+        self.outputs = self.forward(
+            torch.cat([committed.vectors, drafts, *branches], dim=1),
+            told,
+            torch.cat([committed.positions, slots], dim=1),
+            mask if allowed is None else self.float_mask(allowed, self.slots_fed),
+            tail_length=lengths,
+        )
+        predicted = self.outputs.predicted_embeds[:, own - 1 :].to(self.dtype)
+        if self.steps == 0:
+            self.check_finite(predicted)
+        return predicted
+
+    def update(self, predicted):
+        exact, soft = self.fed + 1, self.soft
+        predicted, ahead = predicted[:, :exact], predicted[:, exact:]
+        behind = [self.tail[:, i + 1 : i + 1 + soft] for i in range(exact)]
+        # The tail behind each number of drafts that may come true.
+        self.ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : soft + 1].repeat(exact))
+        logits = self.model.implied_logits(torch.cat([predicted, self.ahead], dim=1))
+        self.logits = logits[:, :exact]
+        self.found = logits[:, exact:].argmax(dim=-1).view(self.batch_size, exact, soft)
+        self.ahead = self.ahead.view(self.batch_size, exact, soft, self.dim)
+        if self.trace is not None:  # which shows the exact slots, and the tail behind them all
+            after = torch.cat([predicted, self.ahead[:, -1]], dim=1)
+            before, rest = self.tail.split([exact + soft, self.tail.shape[1] - exact - soft], dim=1)
+            self.change = (after - before).norm(dim=-1) / self.radius
+            self.tail = torch.cat([after, rest], dim=1)
+
+    def take_in(self, counts, vectors):
+        self.committed.accepted(self.slots_fed, counts, vectors)
+
+    def look_ahead(self, counts):
+        rows, branch = slice(None), max(counts[0] - 1, 0)
+        if min(counts) != max(counts):
+            branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
+            rows = torch.arange(self.batch_size, device=self.device)
+        self.tail[:, : self.soft] = self.ahead[rows, branch]
+        self.drafts = self.found[rows, branch]
+        self.adapt([count for count in counts if count > 0])
+
+    def adapt(self, counts: list[int]) -> None:
+        """Learn from the rows that still run how often drafts come true, and rest when they do not pay."""
+        for place in range(self.fed):
+            reached = [count > place + 1 for count in counts if count > place]
+            if reached:
+                share = sum(reached) / len(reached)
+                self.chances[place] += self.CHANCE_RATE * (share - self.chances[place])
+        if self.rest:
+            self.rest -= 1
+            if self.rest == 0 and self.chances:  # a new try is worth it once
+                self.chances[0] = max(self.chances[0], self.FIRST_CHANCE / 2)
+        elif self.best_length() == 0:
+            self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, self.LONGEST_REST)
+        elif self.fed and max(counts, default=0) > 1:
+            self.next_rest = self.FIRST_REST
