@@ -62,6 +62,9 @@ class TokMatConfig(PreTrainedConfig):
         parallel_tails (`int`, *optional*, defaults to 0):
             Tails per training sequence that lie beside an unmasked copy of it, each continuing a place of its own; all
             go through the network in one pass under a block mask. 0 is the paper's: one tail, at the end.
+        parallel_slots (`int`, *optional*, defaults to 0):
+            How many slots of each parallel tail are trained, from the front on; 0 is all of them. Under causal
+            attention the others do not matter to these: more tails of fewer slots train the near ones more densely.
         tail_weight_floor (`float`, *optional*, defaults to 0.0):
             Least weight of a prediction made from a tail slot, whose weight is otherwise its maturity (4.1).
         film_scope (`str`, *optional*, defaults to `"sequence"`):
@@ -109,6 +112,7 @@ class TokMatConfig(PreTrainedConfig):
     maturation: str = "simulated"
     rollout_passes: int = 2
     parallel_tails: int = 0
+    parallel_slots: int = 0
     tail_weight_floor: float = 0.0
     film_scope: str = "sequence"
     tail_attention: str = "causal"
@@ -193,7 +197,8 @@ class TokMatConfig(PreTrainedConfig):
         )
         check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
         check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
-        check("parallel_tails", lambda value: is_integer(value, 0), "an integer of at least 0")
+        for name in ("parallel_tails", "parallel_slots"):
+            check(name, lambda value: is_integer(value, 0), "an integer of at least 0")
         check("tail_weight_floor", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         scopes = ("tail",) if self.parallel_tails else FILM_SCOPES
         which = " when parallel_tails is above 0" if self.parallel_tails else ""

@@ -265,6 +265,7 @@ class SimulatedTails:
         """Each tail continues a place of its own, from which at least two positions of the document follow, the second
         with a label. Its slots 1..K-1 are on the line as far as the document goes: nothing reads slot K's vector."""
         batch, device, tails, longest = len(positions), positions.device, self.parallel, config.max_tail_length
+        width = min(config.parallel_slots or longest - 1, longest - 1)
         starts = torch.full((batch, tails), -1)
         lengths = torch.ones(batch, tails, dtype=torch.long)
         follows = (self.documents[:, :-2] == self.documents[:, 2:]) & usable[:, 2:]
@@ -275,14 +276,14 @@ class SimulatedTails:
             found = found[torch.randperm(len(found), generator=generator)[:tails]]
             starts[row, : len(found)] = found
         starts, lengths = starts.to(device)[..., None], lengths.to(device)[..., None]
-        slot = torch.arange(1, longest, device=device)
+        slot = torch.arange(1, width + 1, device=device)
         place = (starts + slot).clamp(max=self.length - 1)
         there = self.documents.gather(1, place.flatten(1)).view_as(place)
         document = self.documents.gather(1, starts.clamp(min=0).flatten(1))[..., None]
         real = (starts >= 0) & (slot < lengths) & (starts + slot < self.length) & (there == document)
 
         def line(before, slots):
-            return torch.cat([before, slots.expand(batch, tails, longest - 1).flatten(1)], dim=1)
+            return torch.cat([before, slots.expand(batch, tails, width).flatten(1)], dim=1)
 
         zeros = torch.zeros_like(positions)
         self.slot = line(zeros, torch.where(real, slot, 0))

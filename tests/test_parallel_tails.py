@@ -34,7 +34,7 @@ def packed():
 
 def single_tails(tails):
     """(row, places of the slots on the line, first place of the document, last committed place, K) per tail."""
-    width = 4
+    width = (tails.slot.shape[1] - tails.length) // tails.parallel
     for row in range(len(tails.slot)):
         for first in range(tails.length, tails.slot.shape[1], width):
             used = [place for place in range(first, first + width) if tails.slot[row, place] > 0]
@@ -72,9 +72,12 @@ def naive_slots(model, kind, passes, tails, clean, norm, row, used, begin, start
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize(("kind", "passes"), [("simulated", 1), ("rollout", 1), ("rollout", 3)])
-def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, backbone, kind, passes):
-    model = make_model(backbone, double=True, maturation=kind, rollout_passes=passes, **FIELDS).train()
+@pytest.mark.parametrize(
+    ("kind", "passes", "slots"), [("simulated", 1, 0), ("rollout", 1, 0), ("rollout", 3, 0), ("rollout", 2, 2)]
+)
+def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, backbone, kind, passes, slots):
+    fields = FIELDS | {"parallel_slots": slots}
+    model = make_model(backbone, double=True, maturation=kind, rollout_passes=passes, **fields).train()
     ids, labels = packed["input_ids"], packed["labels"]
     output = model(**packed, maturation_seeds=SEEDS)
     output.loss.backward()

@@ -43,7 +43,8 @@ SCRATCH = {"negatives": "all", "regression_weight": 0.1}
 # What makes a tail know what comes next (docs/LOOKAHEAD.md).
 LOOK_AHEAD = {
     "maturation": "rollout",
-    "parallel_tails": 16,
+    "parallel_tails": 40,
+    "parallel_slots": 3,
     "tail_weight_floor": 0.5,
     "film_scope": "tail",
     "min_tail_length": 8,
