@@ -36,16 +36,16 @@ fit base 600 6e-4 --model "$output/models/start" --context-negatives 2 --clean-p
     --data "$train"
 
 idea paper --data "$train" --clean-probability 0.5
-idea parallel --data "$train" --look-ahead --maturation simulated
+idea parallel --data "$train" --look-ahead --parallel-tails 16 --parallel-slots 0 --maturation simulated
+idea rollout-16 --data "$train" --look-ahead --parallel-tails 16 --parallel-slots 0
 idea rollout --data "$train" --look-ahead
 
 own=$output/own.txt
-[ -f "$own" ] || python "$here/../examples/own_text.py" "$output/models/rollout" --data "$train" --texts 4096 --output "$own"
+[ -f "$own" ] || python "$here/../examples/own_text.py" "$output/models/rollout-16" --data "$train" --texts 4096 --output "$own"
 head -c 2000000 "$train" > "$output/some.txt"
-idea own-mixed --look-ahead --data "$output/some.txt" "$own"
-idea own-half --look-ahead --data "$train" --tail-data "$own"
+idea own-mixed --look-ahead --parallel-tails 16 --parallel-slots 0 --data "$output/some.txt" "$own"
+idea own-half --look-ahead --parallel-tails 16 --parallel-slots 0 --data "$train" --tail-data "$own"
 idea own-quarter --look-ahead --data "$train" --tail-data "$own" --tail-share 0.25
-idea own-quarter-seed1 --look-ahead --data "$train" --tail-data "$own" --tail-share 0.25 --seed 1
 
 python "$here/multi_token_heads.py" "$output/models/base" --data "$train" --held-out "$valid"
 python "$here/picture_lookahead.py" "$output/results" --output "$output"

@@ -24,10 +24,10 @@ class VerifiedRun(Run):
     """
 
     LONGEST_DRAFT = 5
-    FIRST_CHANCE, CHANCE_RATE = 0.5, 0.15  # of a draft to come true, before any was seen; its moving average's rate
+    FIRST_CHANCE, CHANCE_RATE = 0.35, 0.2  # of a draft to come true, before any was seen; its moving average's rate
     FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after they have failed
-    POSITION_COST = 0.015  # of one more position per row, in forwards over one position, with 16-bit weights
-    WIDE_COST = 4  # how many times that with wider ones
+    POSITION_COST = 0.01  # of one more position per row, in forwards over one position, with 16-bit weights
+    WIDE_COST = 10  # how many times that with wider ones
 
     def __init__(self, *args):
         super().__init__(*args)
