@@ -20,22 +20,23 @@ class VerifiedRun(Run):
     the next draft.
 
     n drafts with n slots per branch cost n + (n + 1) n positions. n is what promises most tokens per time, going by
-    how often drafts came true; with none worth it, a new try is made now and then.
+    how often drafts came true. At first, and now and then when none was worth it, single drafts are tried all the
+    same; where positions cost so much that even perfect drafts would not pay, never.
     """
 
     LONGEST_DRAFT = 5
-    FIRST_CHANCE, CHANCE_RATE = 0.35, 0.2  # of a draft to come true, before any was seen; its moving average's rate
-    FIRST_REST, LONGEST_REST = 8, 128  # steps without drafts after they have failed
+    FIRST_CHANCE, CHANCE_RATE = 0.2, 0.25  # of a draft to come true, before any was seen; its moving average's rate
+    TRIES, FIRST_REST, LONGEST_REST = 4, 8, 128  # drafts in a try, steps without drafts after they have failed
     POSITION_COST = 0.01  # of one more position per row, in forwards over one position, with 16-bit weights
     WIDE_COST = 10  # how many times that with wider ones
 
     def __init__(self, *args):
         super().__init__(*args)
-        longest = self.longest_draft(self.settings.tail_length)
-        self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
         wide = torch.finfo(self.model.dtype).bits > 16
         self.cost = self.POSITION_COST * self.batch_size * (self.WIDE_COST if wide else 1)
-        self.rest, self.next_rest = 0, self.FIRST_REST
+        longest = self.longest_draft(self.settings.tail_length) if 1 + 3 * self.cost < 2 else 0
+        self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
+        self.tries, self.rest, self.next_rest = self.TRIES if longest else 0, 0, self.FIRST_REST
         self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
         # Branches reach this far beyond slot K, where embryos are.
         beyond = self.embryos([self.settings.tail_length] * self.batch_size, longest + 1)
@@ -61,7 +62,7 @@ class VerifiedRun(Run):
             gain = tokens / (1 + self.cost * (length + (length + 1) * length))
             if gain > most:
                 best, most = length, gain
-        return best
+        return max(best, 1) if self.tries else best
 
     def layout(self, own: int, hard: int, soft: int):
         """(maturity, tail lengths, places after the last committed position, who sees whom) of a pass."""
@@ -145,10 +146,12 @@ class VerifiedRun(Run):
             if reached:
                 share = sum(reached) / len(reached)
                 self.chances[place] += self.CHANCE_RATE * (share - self.chances[place])
+        if self.fed and self.tries:
+            self.tries -= 1
         if self.rest:
             self.rest -= 1
-            if self.rest == 0 and self.chances:  # a new try is worth it once
-                self.chances[0] = max(self.chances[0], self.FIRST_CHANCE / 2)
+            if self.rest == 0 and self.chances:
+                self.tries = self.TRIES
         elif self.best_length() == 0:
             self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, self.LONGEST_REST)
         elif self.fed and max(counts, default=0) > 1:
