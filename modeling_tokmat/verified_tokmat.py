@@ -26,17 +26,18 @@ class VerifiedRun(Run):
 
     LONGEST_DRAFT = 5
     FIRST_CHANCE, CHANCE_RATE = 0.2, 0.25  # of a draft to come true, before any was seen; its moving average's rate
-    TRIES, FIRST_REST, LONGEST_REST = 4, 8, 128  # drafts in a try, steps without drafts after they have failed
+    TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
     POSITION_COST = 0.01  # of one more position per row, in forwards over one position, with 16-bit weights
     WIDE_COST = 10  # how many times that with wider ones
+    DRAFT_COST = 0.1  # of drafting at all, whatever the length
 
     def __init__(self, *args):
         super().__init__(*args)
         wide = torch.finfo(self.model.dtype).bits > 16
         self.cost = self.POSITION_COST * self.batch_size * (self.WIDE_COST if wide else 1)
-        longest = self.longest_draft(self.settings.tail_length) if 1 + 3 * self.cost < 2 else 0
+        longest = self.longest_draft(self.settings.tail_length) if 3 * self.cost + self.DRAFT_COST < 1 else 0
         self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
-        self.tries, self.rest, self.next_rest = self.TRIES if longest else 0, 0, self.FIRST_REST
+        self.tries, self.rest, self.next_rest = self.TRIES if longest else 0, 0, self.FIRST_REST * self.batch_size
         self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
         # Branches reach this far beyond slot K, where embryos are.
         beyond = self.embryos([self.settings.tail_length] * self.batch_size, longest + 1)
@@ -59,7 +60,7 @@ class VerifiedRun(Run):
         for length, next_chance in enumerate(self.chances, start=1):
             chance *= next_chance
             tokens += chance
-            gain = tokens / (1 + self.cost * (length + (length + 1) * length))
+            gain = tokens / (1 + self.DRAFT_COST + self.cost * (length + (length + 1) * length))
             if gain > most:
                 best, most = length, gain
         return max(best, 1) if self.tries else best
@@ -153,6 +154,7 @@ class VerifiedRun(Run):
             if self.rest == 0 and self.chances:
                 self.tries = self.TRIES
         elif self.best_length() == 0:
-            self.rest, self.next_rest = self.next_rest, min(2 * self.next_rest, self.LONGEST_REST)
+            self.rest, longest = self.next_rest, self.LONGEST_REST * self.batch_size
+            self.next_rest = min(2 * self.next_rest, longest)
         elif self.fed and max(counts, default=0) > 1:
-            self.next_rest = self.FIRST_REST
+            self.next_rest = self.FIRST_REST * self.batch_size

@@ -276,7 +276,7 @@ def test_verified_commits_several_tokens_where_the_tail_is_right(make_model, mon
         expected = model.generate(prompt, tail_length=1, alpha_max=1.0, **run)
         output = model.generate(prompt, tail_length=8, commit="verified", **run)
         assert torch.equal(output.sequences, expected.sequences)
-        assert output.tokens_per_forward > 2.5  # it begins with single drafts
+        assert output.tokens_per_forward > 1.4  # it begins with single drafts, and rests
 
 
 def count_fed(model):
