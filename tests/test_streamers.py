@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.style import Style
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -83,6 +84,7 @@ def terminal(monkeypatch):
         monkeypatch.setenv("TERM", "xterm-256color")
         monkeypatch.setenv("COLORTERM", "truecolor")
         monkeypatch.delenv("NO_COLOR", raising=False)
+        Style._add.cache_clear()  # rich keeps styles with the codes of the colours that an earlier terminal had
         return Terminal(columns, lines)
 
     return make
