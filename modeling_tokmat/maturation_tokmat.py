@@ -311,6 +311,8 @@ class SimulatedTails:
 
     def at_place(self, values: torch.Tensor) -> torch.Tensor:
         """`values` of the sequence, (batch, length, ...), for every position of the line."""
+        if not self.parallel:  # the line is the sequence
+            return values
         index = self.place.view(*self.place.shape, *[1] * (values.dim() - 2))
         return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 

@@ -4,7 +4,7 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from .train_command import load_pretrained, read_backbone, special_tokens
+from .train_command import check_vocabulary, load_pretrained, read_backbone, special_tokens
 
 
 def make_baseline(source: str | None, backbone: str | None, tokenizer) -> PreTrainedModel:
@@ -18,8 +18,7 @@ def make_baseline(source: str | None, backbone: str | None, tokenizer) -> PreTra
     tokens = special_tokens(tokenizer)
     if source is not None:
         model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32)
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {source} only {model.config.vocab_size}")
+        check_vocabulary(tokenizer, model.config, source)
     else:
         values = {"tie_word_embeddings": True} | read_backbone("small" if backbone is None else backbone)[
             "backbone_config"

@@ -232,6 +232,11 @@ def special_tokens(tokenizer) -> dict[str, int]:
     return dict(bos_token_id=bos, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
 
 
+def check_vocabulary(tokenizer, config, source: str) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {source} only {config.vocab_size}")
+
+
 def make_model(source: str | None, backbone: str | None, given: dict, tokenizer) -> TokMatForContinuousLM:
     """A saved model (`source`) or a new one, with the fields that were `given` and the tokenizer's special tokens.
 
@@ -247,8 +252,7 @@ def make_model(source: str | None, backbone: str | None, given: dict, tokenizer)
             config.embedding_radius = math.sqrt(config.hidden_size)
         return TokMatForContinuousLM(config)
     config = tokmat_config(source, **given, **tokens)
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {source} only {config.vocab_size}")
+    check_vocabulary(tokenizer, config, source)
     model = TokMatForContinuousLM.from_pretrained(source, config=config, dtype=torch.float32)
     settings = {item.name for item in dataclasses.fields(MaturationSettings)}
     for name, value in (given | tokens).items():  # decode as trained: one schedule for both
@@ -338,11 +342,9 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         raise ValueError("--objective ar has no tails, so --tail-data means nothing")
     if baseline and given:
         raise ValueError(f"--objective ar has no maturation, so --{next(iter(given)).replace('_', '-')} means nothing")
-    if baseline:
-        pass
-    elif source is None:
+    if source is None and not baseline:
         TokMatConfig.from_dict(SCRATCH | read_backbone(model_arguments.backbone or "small") | given)  # wrong values
-    else:
+    elif not baseline:
         tokmat_config(source, **given).check_fields()
 
     with args.main_process_first(desc="preparing the data"):

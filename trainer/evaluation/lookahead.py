@@ -3,6 +3,8 @@
 
 import torch
 
+from .samples import continue_prompts
+
 
 def agreement_with_commits(steps, sequences: torch.Tensor) -> torch.Tensor:
     """The share of steps in which slot k, after the update and before the shift, projects to the token that is later
@@ -21,7 +23,6 @@ def agreement_with_commits(steps, sequences: torch.Tensor) -> torch.Tensor:
     return hits / torch.where(counts > 0, counts, torch.nan)
 
 
-@torch.no_grad()
 def tail_agreement(model, input_ids: torch.Tensor, new_tokens: int, **settings) -> torch.Tensor:
     """`agreement_with_commits` of a model that continues prompts under front commits, none ending early.
 
@@ -30,15 +31,7 @@ def tail_agreement(model, input_ids: torch.Tensor, new_tokens: int, **settings) 
         settings: generation settings, `tail_length` among them.
     """
     settings = {"commit": "front", "use_cache": True} | settings
-    output = model.generate(
-        input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
-        output_maturation=True,
-        return_dict_in_generate=True,
-        **settings,
-    )
+    output = continue_prompts(model, input_ids, new_tokens, output_maturation=True, **settings)
     return agreement_with_commits(output.maturation, output.sequences[:, input_ids.shape[1] :])
 
 

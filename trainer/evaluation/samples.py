@@ -53,6 +53,18 @@ class Continuations:
 
 
 @torch.no_grad()
+def continue_prompts(model, input_ids: torch.Tensor, new_tokens: int, **settings):
+    """`generate`'s output for prompts of one length, (batch, length), none ending early."""
+    return model.generate(
+        input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        return_dict_in_generate=True,
+        **settings,
+    )
+
+
 def write(name: str, model, prompts: Prompts, new_tokens: int, batch_size: int, seeds, advance=None, **settings):
     """Continue all prompts once per seed, no continuation ending early.
 
@@ -73,14 +85,7 @@ def write(name: str, model, prompts: Prompts, new_tokens: int, batch_size: int, 
         for ids in prompts.ids.split(batch_size):
             ids = ids.to(model.device)
             start = time.perf_counter()
-            output = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                return_dict_in_generate=True,
-                **chosen,
-            )
+            output = continue_prompts(model, ids, new_tokens, **chosen)
             seconds += time.perf_counter() - start
             parts.append(output.sequences[:, ids.shape[1] :].cpu())
             if tokmat:
