@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The streamer, in plain text and on an emulated terminal."""
 
+import copy
 import io
 import os
 import struct
@@ -229,6 +230,15 @@ def test_terminal_shows_the_tail_in_the_colours_of_its_maturity(terminal):
     assert out.rows() == ["theqw"]
     streamer.end()
     assert out.rows() == ["theqw", ""]
+
+
+def test_terminal_reads_the_environment_of_now(terminal, monkeypatch):
+    monkeypatch.setattr(os, "environ", copy.deepcopy(os.environ))  # as datasets' map(num_proc=...) does
+    out = terminal()
+    streamer = MaturationStreamer(TOKENIZER, file=out, refresh_per_second=0)
+    streamer.put(torch.tensor([encode("the")]))
+    streamer.put_draft(torch.tensor([encode("x")]), maturity=torch.tensor([1.0]))
+    assert out.color_of("x") == "2ecc71"
 
 
 @pytest.mark.parametrize("how", ["NO_COLOR", "argument"])

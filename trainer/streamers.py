@@ -132,7 +132,10 @@ class MaturationStreamer(BaseStreamer):
         self.color = color
         self.decode_kwargs = decode_kwargs
         self._interval = 1.0 / refresh_per_second if refresh_per_second else 0.0
-        self._console = Console(file=self.file, force_terminal=True, highlight=False, legacy_windows=False)
+        # rich holds on to the os.environ of its import, and datasets' map(num_proc=...) puts a copy in its place.
+        self._console = Console(
+            file=self.file, force_terminal=True, highlight=False, legacy_windows=False, _environ=os.environ
+        )
         self._live = self.file.isatty() and not self._console.is_dumb_terminal
         stop_ids = (tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._stop_ids = {token for token in stop_ids if token is not None}
