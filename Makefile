@@ -26,6 +26,7 @@ test: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,eval]"
 	$(TRAIN_ENV) $(BIN)/python -m pytest -m slow --timeout 3600
 
 lint: $(STAMP)
