@@ -21,7 +21,7 @@ fit() { # NAME STEPS LEARNING_RATE flags...
 judge() { # NAME
     [ -f "$output/results/$1/results.json" ] && return
     tokmat evaluate "$output/models/$1" --data "$valid" --judge "$output/models/ar" --tail-length 8 \
-        --output "$output/results/$1"
+        --mauve-continuations 0 --output "$output/results/$1"
 }
 idea() { # NAME flags...: 250 steps from the common base
     local name=$1

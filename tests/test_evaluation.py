@@ -194,6 +194,7 @@ def test_evaluate_compares_and_saves(models, story_file, tmp_path):
     arguments = ["evaluate", tokmat, "--data", str(story_file), "--baseline", ar, "--judge", ar, "--prompts", "6"]
     arguments += ["--prompt-tokens", "6", "--new-tokens", "10", "--seeds", "2", "--look-ahead", "3"]
     arguments += ["--verified-prompts", "2", "--output", str(tmp_path / "out"), "--tail-length", "4"]
+    arguments += ["--mauve-continuations", "0"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     saved = json.loads((tmp_path / "out" / "results.json").read_text())

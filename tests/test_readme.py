@@ -16,7 +16,7 @@ SMALLER = ["--backbone", "tiny", "--max-steps", "3", "--vocab-size", "300", "--b
 
 
 GOING_ON = ["--max-steps", "2", "--block-size", "32", "--eval-steps", "2"]  # where the model is given
-FEW = "--prompts 4 --prompt-tokens 6 --new-tokens 8 --seeds 1 --verified-prompts 1".split()
+FEW = "--prompts 4 --prompt-tokens 6 --new-tokens 8 --seeds 1 --verified-prompts 1 --mauve-continuations 20".split()
 
 
 def blocks(language):
@@ -63,6 +63,8 @@ def test_shell_blocks_run_one_after_the_other(directory):
             assert "Once upon a time" in run(directory, command)
         elif command[:2] == ["tokmat", "evaluate"]:
             assert "tail_acc_2" in run(directory, [*command, *FEW])
+        elif command[:2] == ["tokmat", "reproduce"]:  # tests/test_studies.py runs them; here the flags are checked
+            assert "--held-out" in run(directory, [*command, "--help"])
         elif command[0] == "python":
             run(directory, ["python", str(ROOT / command[1]), *command[2:], "--texts", "8", "--max-new-tokens", "24"])
         else:

@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""The `tokmat` command: train, generate, evaluate, convert, demo.
+"""The `tokmat` command: train, generate, evaluate, reproduce, convert, demo.
 
 Only typer is imported up here, so that `tokmat --help` is immediate; `train` and `generate` hand their arguments to a
 parser that knows every field of the classes they fill.
@@ -87,6 +87,18 @@ def evaluate(context: typer.Context) -> None:
         return run_evaluation(arguments)
 
     _run("evaluate", run, context.args)
+
+
+@app.command(**_FORWARDED)
+def reproduce(context: typer.Context) -> None:
+    """The studies of the paper, each with figures, a picture and a verdict: `tokmat reproduce --output runs/small`."""
+
+    def run(arguments):
+        from .studies.reproduce_command import reproduce as run_studies
+
+        return run_studies(arguments)
+
+    _run("reproduce", run, context.args)
 
 
 @app.command()
@@ -209,23 +221,9 @@ def _generate(arguments: list[str]) -> int:
 
 
 def _convert(source: str, folder: Path) -> int:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from .convert import convert_folder
 
-    from .convert import from_autoregressive
-    from .output_folder import is_finished, save_whole
-    from .train_command import SCRATCH, load_pretrained
-
-    if is_finished(folder):
-        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
-    model = load_pretrained(AutoModelForCausalLM.from_pretrained, source)
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
-    converted = from_autoregressive(model, **SCRATCH)
-
-    def save(temporary):
-        converted.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-
-    save_whole(save, folder)
+    convert_folder(source, folder)
     print(f"Saved in {folder}: a TokMat model with the weights of {source}, which has not seen a tail yet.")
     print(f"Next: tokmat train --model {folder} --data SOURCE --output-dir TRAINED", flush=True)
     return 0

@@ -1,10 +1,15 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """A TokMat model from a pretrained autoregressive checkpoint."""
 
+from pathlib import Path
+
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+
+from .output_folder import is_finished, save_whole
+from .train_command import SCRATCH, load_pretrained
 
 PROBE = (8, 64)  # random ids that measure how long the backbone's hidden states are
 
@@ -38,3 +43,22 @@ def from_autoregressive(model: PreTrainedModel, **fields) -> TokMatForContinuous
     predicted = tokmat(ids, use_cache=False, logits_to_keep=torch.empty(0, dtype=torch.long)).predicted_embeds
     tokmat.head.weight.mul_(tokmat.embedding_radius / predicted.float().norm(dim=-1).mean().item())
     return tokmat
+
+
+def convert_folder(source: str, folder: Path) -> None:
+    """Save the TokMat model that starts from the autoregressive one in `source`, and its tokenizer, in `folder`.
+
+    Raises:
+        ValueError: `folder` holds a model. OSError: `source` holds none.
+    """
+    if is_finished(folder):
+        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
+    model = load_pretrained(AutoModelForCausalLM.from_pretrained, source)
+    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+    converted = from_autoregressive(model, **SCRATCH)
+
+    def save(temporary):
+        converted.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    save_whole(save, folder)

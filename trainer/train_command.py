@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -307,12 +308,13 @@ def with_tail_rows(rows: Dataset, tail_rows: Dataset, arguments: DataArguments, 
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-def train(argv: list[str], go_on: str | None = None) -> int:
+def train(argv: list[str], go_on: str | None = None, prepare: Callable | None = None) -> int:
     """Train as the arguments say; returns the exit code: 0, or 128 + the number of the signal that interrupted.
 
     Args:
         argv: the command line behind `tokmat train`.
         go_on: how the user resumes after an interruption; by default with this command line.
+        prepare: called with the model before it is trained.
 
     Raises:
         ValueError, OSError: wrong arguments or data, with a message for the user.
@@ -363,6 +365,8 @@ def train(argv: list[str], go_on: str | None = None) -> int:
         model.config.use_cache = False  # with a cache transformers would not see where packed documents begin
     else:
         model = make_model(source, model_arguments.backbone, given, tokenizer)
+    if prepare is not None:
+        prepare(model)
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and data.block_size > limit:
         raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")

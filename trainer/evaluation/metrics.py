@@ -58,6 +58,16 @@ def repeats_ngram(tokens: Tokens, n: int = 3) -> bool:
     return len(set(grams)) < len(grams)
 
 
+def repeated_ngrams(tokens: Tokens, n: int = 3) -> list[bool]:
+    """For each token whether it belongs to an n-gram that has been there before; any only if `repeats_ngram`."""
+    seen, marked = set(), [False] * len(tokens)
+    for place, gram in enumerate(ngrams(tokens, n)):
+        if gram in seen:
+            marked[place : place + n] = [True] * n
+        seen.add(gram)
+    return marked
+
+
 def loop_share(sequences: Sequence[Tokens], n: int = 3) -> float:
     """Share of the sequences that repeat an n-gram: the paper's Loop %, in [0, 1]."""
     return _mean([float(repeats_ngram(tokens, n)) for tokens in sequences])

@@ -1,10 +1,11 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""Prompts from held-out text, what decoders make of them, and what a judge thinks of that."""
+"""Prompts from held-out text, what decoders make of them, what a judge thinks of it, and how it is written down."""
 
 import math
 import random
 import time
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -12,7 +13,16 @@ import torch.nn.functional as F
 
 from . import metrics
 
-METRICS = ("dist_1", "dist_2", "rep_2", "rep_3", "rep_4", "loop", "judge_nll")
+COLUMNS = {
+    "dist_1": "Dist-1",
+    "dist_2": "Dist-2",
+    "rep_2": "Rep-2",
+    "rep_3": "Rep-3",
+    "rep_4": "Rep-4",
+    "loop": "Loop",
+    "judge_perplexity": "judge ppl",
+    "mauve": "MAUVE",
+}
 
 
 @dataclass
@@ -23,23 +33,59 @@ class Prompts:
     human: torch.Tensor
 
 
+def _rows(documents, tokenizer):
+    """The ids of each document, bos first."""
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    for text in documents["text"]:
+        yield [bos, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
 def held_out_prompts(documents, tokenizer, count: int, prompt_tokens: int, new_tokens: int, seed: int = 0) -> Prompts:
     """The beginnings of documents that are long enough, drawn without repetition, the same for the same `seed`.
 
     Raises:
         ValueError: fewer than `count` documents are long enough.
     """
-    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    rows = []
-    for text in documents["text"]:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) + 1 >= prompt_tokens + new_tokens:
-            rows.append([bos, *ids][: prompt_tokens + new_tokens])
+    length = prompt_tokens + new_tokens
+    rows = [ids[:length] for ids in _rows(documents, tokenizer) if len(ids) >= length]
     if len(rows) < count:
-        needed = prompt_tokens + new_tokens
-        raise ValueError(f"--prompts {count}: only {len(rows)} held-out documents have {needed} tokens or more")
+        raise ValueError(f"--prompts {count}: only {len(rows)} held-out documents have {length} tokens or more")
     ids = torch.tensor(random.Random(seed).sample(rows, count))
     return Prompts(ids[:, :prompt_tokens], ids[:, prompt_tokens:])
+
+
+def windows(
+    documents, tokenizer, count: int, prompt_tokens: int, new_tokens: int, seed: int = 0
+) -> tuple[Prompts, int]:
+    """`count` prompts from all places of the documents, and how many tokens apart the windows that they open start.
+
+    The windows of a document, prompt and human continuation, do not overlap where that gives enough of them; otherwise
+    they start as far apart as does, but never nearer than a prompt is long: no token is in two prompts. Documents are
+    shuffled and their windows stay together, so that two halves of the rows share one document at most.
+
+    Raises:
+        ValueError: there are fewer windows.
+    """
+    length = prompt_tokens + new_tokens
+    texts = [ids for ids in _rows(documents, tokenizer) if len(ids) >= length]
+    draw = random.Random(seed)
+    draw.shuffle(texts)
+
+    def starts(stride):
+        return [(ids, start) for ids in texts for start in range(0, len(ids) - length + 1, stride)]
+
+    for stride in range(length, prompt_tokens - 1, -1):
+        places = starts(stride)
+        if len(places) >= count:
+            break
+    else:
+        raise ValueError(
+            f"--mauve-continuations {count}: the held-out documents have only {len(places)} windows of {length} "
+            f"tokens that start {prompt_tokens} tokens apart; give more text, or 0 to leave MAUVE out"
+        )
+    chosen = sorted(draw.sample(range(len(places)), count))
+    ids = torch.tensor([text[start : start + length] for text, start in (places[place] for place in chosen)])
+    return Prompts(ids[:, :prompt_tokens], ids[:, prompt_tokens:]), stride
 
 
 @dataclass
@@ -134,3 +180,33 @@ def interval(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[
     drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
     low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
+
+
+# -- to be read -------------------------------------------------------------------------------------------------------
+
+
+def cell(row: dict, name: str) -> str:
+    """A result of a row as text: "mean [low, high]" where it has an interval, "-" where it has none."""
+    value, digits = row.get(name), 1 if name == "judge_perplexity" else 3
+    if isinstance(value, tuple):
+        mean, low, high = value
+        halves = " (halves)" if (row.get("name"), name) == ("human", "mauve") else ""
+        return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{halves}"
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def columns(result: dict) -> dict[str, str]:
+    """Those of COLUMNS that any row has."""
+    return {name: title for name, title in COLUMNS.items() if any(name in row for row in result["decoders"])}
+
+
+def pieces(tokenizer, ids: list[int]) -> list[tuple[str, bool]]:
+    """The text of `ids` cut where repetition starts and ends: (text, whether it repeats a trigram)."""
+    text, cut, start, found = tokenizer.decode(ids), 0, 0, []
+    for repeated, group in groupby(metrics.repeated_ngrams(ids)):
+        cut += len(list(group))
+        # A token may end in the middle of a character, which then belongs to the next piece.
+        end = len(text) if cut == len(ids) else len(tokenizer.decode(ids[:cut]).rstrip("\N{REPLACEMENT CHARACTER}"))
+        found.append((text[start:end], repeated))
+        start = max(start, end)
+    return found
