@@ -1,0 +1,229 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""`tokmat reproduce`: what studies share, what they measure, and the command."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from modeling_tokmat.maturation_tokmat import low_norm_noise
+from trainer.cli import app
+from trainer.studies import STUDIES, lab, reproduce_command
+from trainer.studies.diversity import changed_by_noise, derived_temperature, measured_temperature
+from trainer.studies.entropy import lives
+from trainer.studies.lab import FULL, NOT_JUDGED, SMALL, Finding, Lab
+from trainer.studies.repetition import judged
+
+TINY = dataclasses.replace(
+    SMALL, name="small", vocabulary=300, block=64, batch=4, baseline_steps=6, judge_steps=2, base_steps=2,
+    look_ahead_steps=2, ablation_steps=1, ablation_batch=2, domain_steps=3, prompts=4, embryo_seeds=1, continuations=3,
+    lengths=(8, 12, 70), long_block=128, long_steps=1,
+)  # fmt: skip
+STORY = "One day the {0} went to the river and saw a {1}. The {1} was sad. They played until the sun went down. "
+
+
+@pytest.fixture(scope="module")
+def story_texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "stories.txt"
+    animals = ("fox", "bear", "hen", "cat", "dog", "owl", "cow", "pig")
+    stories = [f"{first}: " + STORY.format(first, second) * 4 for first in animals for second in animals]
+    path.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
+    return path
+
+
+def reproduce(*arguments):
+    return CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
+
+
+# -- measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_lives_follow_a_vector_from_embryo_to_commit(make_model):
+    model, tail = make_model(), 3
+    ids = torch.tensor([[5, 6, 7, 8], [9, 8, 7, 6]])
+    output = model.generate(
+        ids, max_new_tokens=7, eos_token_id=None, tail_length=tail, output_maturation="vectors", embryo_norm=1.0,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    found = lives(output, 4, tail)
+    assert found["vectors"].shape[:3] == (tail, 5, 2) and found["committed"].shape == (5, 2)
+    for token in range(2, 7):
+        for age in range(tail):
+            step = output.maturation[token - tail + 1 + age]
+            slot = int(token - step.position[0])  # where the trace itself says this token is
+            torch.testing.assert_close(found["vectors"][age, token - 2], step.vectors[:, slot])
+    # The last update is the one that commits.
+    assert torch.equal(found["token_ids"][-1], found["committed"])
+    assert torch.equal(found["committed"], output.sequences[:, 6:].T)
+
+
+def test_the_derived_temperature_is_that_of_noise_with_the_same_spread(make_model):
+    """Scores of random embeddings: their noise has the standard deviation from which the temperature is derived."""
+    scale, dim, size, settings = 20.0, 64, 1.3, {"alpha_max": 0.7, "embryo_norm": 2.0}
+    table = torch.nn.functional.normalize(torch.randn(5000, dim), dim=-1)
+    noise = (1 - 0.7) * low_norm_noise(1, dim, 2.0, seed=0)[0] / (0.7 * size)
+    spread = float((scale * table @ noise).std())
+    assert derived_temperature(settings, scale, dim, size) == pytest.approx(spread * math.sqrt(6) / math.pi, rel=0.03)
+    assert derived_temperature(settings | {"alpha_max": 1.0}, scale, dim, size) == 0
+
+
+def test_the_measured_temperature_is_found_again(make_model):
+    model = make_model()
+    predicted = torch.randn(200, model.config.hidden_size)
+    left = 1 - torch.softmax(model.implied_logits(predicted) / 0.7, -1).amax(-1).mean().item()
+    assert measured_temperature(model, predicted, left) == pytest.approx(0.7, rel=1e-3)
+    none, much = ({"alpha_max": 0.5, "embryo_norm": norm} for norm in (1e-6, 100.0))
+    assert changed_by_noise(model, predicted, none) < 0.02 and changed_by_noise(model, predicted, much) > 0.9
+
+
+def repetition_rows(**changes):
+    def row(decoder, rep_2, loop, judge):
+        values = {"rep_2": rep_2, "rep_3": rep_2 / 3, "loop": loop, "dist_2": 1 - rep_2, "judge_perplexity": judge}
+        ends = {
+            f"{name}_{end}": value * factor
+            for name, value in values.items()
+            for end, factor in (("low", 0.9), ("high", 1.1))
+        }
+        return {"decoder": decoder} | values | ends
+
+    values = {
+        "human": (0.05, 0.3, 9.0),
+        "tokmat, seed 0": (0.04, 0.25, 2.5),
+        "ar greedy": (0.16, 0.8, 2.2),
+        "ar penalty 1.1": (0.08, 0.6, 2.3),
+        "ar penalty 1.2": (0.03, 0.2, 2.6),
+        "ar penalty 1.5": (0.01, 0.0, 4.0),
+    }
+    return [row(name, *value) for name, value in (values | changes).items()]
+
+
+def test_the_repetition_verdict():
+    text, verdict = judged(repetition_rows())
+    assert verdict == "holds" and "ar penalty 1.2, Loop 20%" in text  # the best that repeats no more
+    assert judged(repetition_rows(**{"tokmat, seed 0": (0.04, 0.25, 2.7)}))[1] == "partly"
+    assert judged(repetition_rows(**{"tokmat, seed 1": (0.09, 0.4, 2.5)}))[1] == "partly"
+    assert judged(repetition_rows(**{"tokmat, seed 0": (0.2, 0.9, 9.0)}))[1] == "does not hold"
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_every_study_has_a_module():
+    for name in STUDIES:
+        module = __import__(f"trainer.studies.{name}", fromlist=["study"])
+        assert callable(module.study) and module.__doc__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["entrpy"], "STUDY is 'entrpy', but it must be among repetition, entropy,"),
+        (["--budget", "huge"], "`budget` is 'huge', but it must be among small, full"),
+        (["--data", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_wrong_arguments(arguments, message, tmp_path):
+    result = reproduce(*arguments, "--output", tmp_path / "out")
+    assert result.exit_code == 2 and message in result.output + result.stderr
+
+
+def test_a_study_leaves_three_files_and_is_not_done_again(tmp_path, story_texts, monkeypatch):
+    calls = []
+
+    def study(lab):
+        calls.append(lab.budget.name)
+        return Finding(
+            "C | c.", "F.", lab.verdict(True), [{"a": 1.23456789, "b": "x"}, {"a": 2, "c": 3}], plt.figure(), "T"
+        )
+
+    monkeypatch.setattr("trainer.studies.entropy.study", study)
+    flags = ["entropy", "--data", story_texts, "--output", tmp_path / "out"]
+    for _ in range(2):
+        result = reproduce(*flags)
+        assert result.exit_code == 0, result.output
+    assert calls == ["small"]
+    folder = tmp_path / "out" / "entropy"
+    assert list(csv.DictReader(open(folder / "results.csv"))) == [
+        {"a": "1.2346", "b": "x", "c": ""}, {"a": "2", "b": "", "c": "3"},
+    ]  # fmt: skip
+    assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert f"**Verdict: {NOT_JUDGED}.**" in (folder / "finding.md").read_text()
+    index = (tmp_path / "out" / "README.md").read_text()
+    assert f"| [entropy](entropy/finding.md) | C \\| c. | F. | {NOT_JUDGED} |" in index
+    # Half a study is done again, and another budget or text is another folder.
+    (folder / "picture.png").unlink()
+    reproduce(*flags)
+    assert len(calls) == 2
+    result = reproduce(*flags[:1], "--data", "builtin", *flags[3:])
+    assert result.exit_code == 2 and "was made with --data" in result.stderr
+    result = reproduce(*flags, "--budget", "full")
+    assert result.exit_code == 2 and "was made with --budget small" in result.stderr
+
+
+def test_verdicts_need_a_budget_that_can_judge(tmp_path):
+    assert Lab(tmp_path, SMALL, "builtin").verdict(True) == NOT_JUDGED
+    full = Lab(tmp_path, FULL, "builtin")
+    assert [full.verdict(found) for found in (True, False, "partly")] == ["holds", "does not hold", "partly"]
+
+
+def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_texts, monkeypatch):
+    made = Lab(tmp_path, TINY, str(story_texts), say=lambda text: None)
+    path = made.baseline()
+    weights = (path / "model.safetensors").read_bytes()
+    monkeypatch.setattr(lab, "run_training", lambda *args, **kwargs: pytest.fail("trained again"))
+    assert made.baseline() == path and (path / "model.safetensors").read_bytes() == weights
+    monkeypatch.setattr(lab, "run_training", lambda *args, **kwargs: 130)
+    with pytest.raises(KeyboardInterrupt):
+        made.base()
+    long = made.prompts(70, long=True)
+    assert long.human.shape[1] == 70 and len(made.prompts(8).ids) > 0
+    assert made.load(made.start()).config.model_type == "tokmat"
+
+
+@pytest.mark.parametrize("studies", [list(STUDIES)[:5], list(STUDIES)[5:]], ids=["first", "second"])
+def test_all_studies_run(studies, tmp_path, story_texts, monkeypatch):
+    monkeypatch.setitem(reproduce_command.BUDGETS, "small", TINY)
+    monkeypatch.setattr(
+        "trainer.studies.diversity.NEGATIVES", {"context negatives 0": "all", "reference": "all + past"}
+    )
+    monkeypatch.setattr("trainer.studies.ablations.ARMS", _some_arms())
+    monkeypatch.chdir(tmp_path)
+    result = reproduce(*studies, "--data", story_texts, "--dialogue", story_texts, "--output", "out")
+    assert result.exit_code == 0, (result.output, result.stderr[-3000:], result.exception)
+    for name in studies:
+        rows = list(csv.DictReader(open(tmp_path / "out" / name / "results.csv")))
+        assert rows and f"Verdict: {NOT_JUDGED}" in (tmp_path / "out" / name / "finding.md").read_text()
+        for row in rows:
+            for key, value in row.items():
+                if key.endswith("_low") and value not in ("", "nan"):
+                    middle, high = row[key.removesuffix("_low")], row[key.removesuffix("low") + "high"]
+                    assert float(value) <= float(middle) * (1 + 1e-3) + 1e-6 and float(high) >= float(value)
+    assert json.loads((tmp_path / "out" / "lab.json").read_text())["budget"]["name"] == "small"
+
+
+def _some_arms():
+    from trainer.studies.ablations import ARMS
+
+    kept = ("reference", "reference, another seed", "without InfoNCE", "context negatives 0", "no conditioning")
+    return {name: ARMS[name] for name in (*kept, "from scratch, same steps")}
+
+
+def test_frozen_conditioning_stays_none(tmp_path, story_texts, monkeypatch):
+    from trainer.studies.ablations import arm
+
+    made = Lab(tmp_path, dataclasses.replace(TINY, ablation_steps=3), str(story_texts), say=lambda text: None)
+    off, on = (made.load(arm(made, name)) for name in ("no conditioning", "reference"))
+    parts = [(model.maturity_embedding.fc_out.weight, model.tail_length_film.table.weight) for model in (off, on)]
+    assert not any(weight.any() for weight in parts[0]) and all(weight.any() for weight in parts[1])
+
+
+@pytest.mark.slow
+def test_the_small_budget_on_the_builtin_corpus(tmp_path):
+    result = reproduce("--output", tmp_path / "out")
+    assert result.exit_code == 0, (result.stderr[-3000:], result.exception)
+    assert all(reproduce_command.is_done(tmp_path / "out" / name) for name in STUDIES if name != "structured")

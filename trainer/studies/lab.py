@@ -1,0 +1,260 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""What studies share: a budget, data, models that are trained when first asked for, and how text is measured."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling_tokmat import TokMatForContinuousLM
+
+from ..convert import convert_folder
+from ..data import load_documents, split_documents
+from ..evaluation.samples import Prompts, held_out_prompts, interval, per_prompt, write
+from ..output_folder import is_finished
+from ..train_command import train as run_training
+
+NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is trained and written. Steps are of `batch` rows of `block` tokens."""
+
+    name: str
+    judged: bool  # whether models of this size can say anything about a claim
+    backbone: str
+    vocabulary: int
+    block: int
+    batch: int
+    baseline_steps: int
+    judge_steps: int
+    base_steps: int
+    look_ahead_steps: int
+    ablation_steps: int
+    ablation_batch: int
+    domain_steps: int
+    training_seeds: int
+    prompts: int
+    embryo_seeds: int
+    continuations: int
+    lengths: tuple[int, ...]
+    long_block: int
+    long_steps: int
+
+
+SMALL = Budget(
+    name="small", judged=False, backbone="tiny", vocabulary=512, block=128, batch=8,
+    baseline_steps=150, judge_steps=150, base_steps=60, look_ahead_steps=40, ablation_steps=20, ablation_batch=8,
+    domain_steps=60, training_seeds=1, prompts=12, embryo_seeds=2, continuations=8, lengths=(50, 100, 150),
+    long_block=256, long_steps=20,
+)  # fmt: skip
+FULL = Budget(
+    name="full", judged=True, backbone="small", vocabulary=4096, block=256, batch=16,
+    baseline_steps=1500, judge_steps=1500, base_steps=600, look_ahead_steps=250, ablation_steps=75, ablation_batch=8,
+    domain_steps=150, training_seeds=2, prompts=200, embryo_seeds=3, continuations=50, lengths=(50, 200, 1000),
+    long_block=1024, long_steps=100,
+)  # fmt: skip
+BUDGETS = {"small": SMALL, "full": FULL}
+
+# The recipe behind every study's model, found on TinyStories: the past as negatives, 3 nats strong, against
+# repetition; parallel tails for look-ahead (docs/LOOKAHEAD.md).
+CONTEXT_NEGATIVES = 3.0
+TAIL_LENGTH = 8
+RECIPE = ("--context-negatives", CONTEXT_NEGATIVES, "--film-scope", "tail")
+
+
+@dataclass
+class Finding:
+    """What a study leaves behind: `rows` become its CSV, `figure` its picture, the rest a paragraph."""
+
+    claim: str
+    finding: str
+    verdict: str
+    rows: list[dict]
+    figure: object
+    text: str = field(default="")  # samples and tables for finding.md
+
+
+class Lab:
+    """
+    Args:
+        folder: where models are kept, under `models/`. data, held_out: sources as for `tokmat train`; without
+            `held_out` a part of `data` is kept back.
+        dialogue: text for the study of structured text, optional.
+    """
+
+    def __init__(self, folder: Path, budget: Budget, data: str, held_out: str | None = None, dialogue=None, say=print):
+        self.folder, self.budget, self.data, self.held_out, self.dialogue = folder, budget, data, held_out, dialogue
+        self.say = say
+        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def documents(self):
+        """(training documents, held-out documents)."""
+        documents = load_documents(self.data)
+        if self.held_out is not None:
+            return documents, load_documents(self.held_out)
+        return split_documents(documents, 0.05, seed=0)
+
+    @cached_property
+    def texts(self) -> dict[str, Path]:
+        """Files of the training documents, of the held-out ones, and of both joined into documents that fill the long
+        context: documents are separate sequences in training, so only long ones teach a long context."""
+        folder = self.folder / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {}
+        for name, documents in zip(("train", "held-out"), self.documents):
+            texts = list(documents["text"])
+            found[name] = _write(folder / f"{name}.txt", texts)
+            joined, characters = [[]], 0
+            for text in texts:
+                if characters > 6 * self.budget.long_block:
+                    joined, characters = [*joined, []], 0
+                joined[-1].append(text.strip())
+                characters += len(text)
+            found[f"{name}-long"] = _write(folder / f"{name}-long.txt", ["\n\n".join(part) for part in joined])
+        return found
+
+    def prompts(self, new_tokens: int, count: int | None = None, prompt_tokens: int = 16, long=False) -> Prompts:
+        """Beginnings of held-out documents, at most `count` of them (the budget's number)."""
+        count = count or self.budget.prompts
+        documents = load_documents(str(self.texts["held-out-long" if long else "held-out"]))
+        enough = [
+            text
+            for text in documents["text"]
+            if len(self.tokenizer(text, verbose=False)["input_ids"]) + 1 >= prompt_tokens + new_tokens
+        ]
+        return held_out_prompts({"text": enough}, self.tokenizer, min(count, len(enough)), prompt_tokens, new_tokens)
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        return self.folder / "models" / name
+
+    def fit(
+        self, name: str, steps: int, rate: float, *flags, data="train", prepare: Callable | None = None, **options
+    ):
+        """Train a model with the flags of `tokmat train`, unless it is there; a killed training goes on."""
+        path, budget = self.path(name), self.budget
+        if is_finished(path):
+            return path
+        flags = [str(flag) for flag in flags]
+        options = {"block-size": budget.block, "per-device-train-batch-size": budget.batch} | options
+        texts = self.texts
+        arguments = ["--output-dir", str(path), "--resume-from-checkpoint", "last", "--max-steps", str(steps)]
+        arguments += ["--learning-rate", str(rate), "--eval-steps", str(steps), "--logging-steps", "50"]
+        arguments += ["--data", str(texts[data] if data in texts else data), "--save-total-limit", "1"]
+        if data in texts:
+            arguments += ["--validation-data", str(texts[data.replace("train", "held-out")])]
+        for option, value in options.items():
+            arguments += [f"--{option}", str(value)]
+        self.say(f"training {name}: {steps} steps")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = open(path.parent / f"{name}.log", "a", encoding="utf-8")
+        with log, contextlib.redirect_stdout(log), torch.enable_grad():  # studies may run without gradients
+            code = run_training(arguments + flags, go_on="the same command", prepare=prepare)
+        if code:
+            raise KeyboardInterrupt
+        return path
+
+    def baseline(self) -> Path:
+        flags = ["--objective", "ar", "--backbone", self.budget.backbone, "--vocab-size", self.budget.vocabulary]
+        return self.fit("ar", self.budget.baseline_steps, 2e-3, *flags)
+
+    def judge_path(self) -> Path:
+        """An autoregressive model trained apart, from another seed: other weights, other order of the same text."""
+        flags = ["--objective", "ar", "--backbone", self.budget.backbone, "--tokenizer", self.baseline()]
+        return self.fit("judge", self.budget.judge_steps, 2e-3, *flags, "--seed", 100)
+
+    def start(self) -> Path:
+        """The baseline made a TokMat model, not yet trained."""
+        path = self.path("start")
+        if not is_finished(path):
+            convert_folder(str(self.baseline()), path)
+        return path
+
+    def base(self, seed: int = 0) -> Path:
+        """Repelled by its past; its tail has not been trained."""
+        flags = ["--model", self.start(), "--clean-probability", 1, "--seed", seed]
+        return self.fit(_numbered("base", seed), self.budget.base_steps, 6e-4, *flags, *RECIPE)
+
+    def tokmat(self, seed: int = 0) -> Path:
+        """`base`, then taught look-ahead: the model whose tail the studies look into."""
+        flags = ["--model", self.base(seed), "--look-ahead", "--seed", seed]
+        return self.fit(_numbered("tokmat", seed), self.budget.look_ahead_steps, 4e-4, *flags, *RECIPE)
+
+    def longer_baseline(self, seed: int = 0) -> Path:
+        """The baseline with as many steps more as TokMat models get: what they are to be compared with."""
+        steps = self.budget.base_steps + self.budget.look_ahead_steps
+        flags = ["--objective", "ar", "--model", self.baseline(), "--seed", seed]
+        return self.fit(_numbered("ar-longer", seed), steps, 6e-4, *flags)
+
+    def load(self, path: Path):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=True).eval()
+        return model.to(self.device)
+
+    def load_tokmat(self, path: Path) -> TokMatForContinuousLM:
+        """A TokMat model, decoding with the tail length that it was trained for unless told otherwise."""
+        model = TokMatForContinuousLM.from_pretrained(path, dtype=torch.float32).eval().to(self.device)
+        model.generation_config.tail_length = TAIL_LENGTH
+        return model
+
+    @cached_property
+    def tokenizer(self):
+        return AutoTokenizer.from_pretrained(self.baseline())
+
+    @cached_property
+    def judge(self):
+        return self.load(self.judge_path())
+
+    def held_out_loss(self, path: Path) -> dict[str, float]:
+        """What `tokmat train` measured at the end: perplexity and accuracy on the held-out documents."""
+        return json.loads((path / "eval_results.json").read_text(encoding="utf-8"))
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+
+    def continuations(self, model, prompts: Prompts, seeds=None, **settings) -> list[torch.Tensor]:
+        """Ids (n, new tokens), once per seed (default: the budget's number of embryo seeds)."""
+        seeds = range(self.budget.embryo_seeds) if seeds is None else seeds
+        return write("", model, prompts, prompts.human.shape[1], 50, list(seeds), **settings).runs
+
+    def measure(self, runs: list[torch.Tensor], prompts: Prompts) -> dict[str, float]:
+        """Each metric, and the ends of its 95 % interval over prompts, under `name`, `name_low`, `name_high`."""
+        found = {}
+        for name, values in per_prompt(runs, prompts, self.judge).items():
+            ends = interval(values)
+            if name == "judge_nll":
+                name, ends = "judge_perplexity", tuple(map(math.exp, ends))
+            found |= dict(zip((name, f"{name}_low", f"{name}_high"), ends))
+        return found
+
+    def verdict(self, holds: bool | str) -> str:
+        """ "holds", "does not hold", or what is given; "not judged" where the budget is too small to judge."""
+        if not self.budget.judged:
+            return NOT_JUDGED
+        return holds if isinstance(holds, str) else "holds" if holds else "does not hold"
+
+    def identity(self) -> dict:
+        """What must not change between runs that share a folder."""
+        return {"budget": json.loads(json.dumps(asdict(self.budget))), "data": self.data, "held_out": self.held_out}
+
+
+def _numbered(name: str, seed: int) -> str:
+    return f"{name}-{seed}" if seed else name
+
+
+def _write(path: Path, texts: list[str]) -> Path:
+    if not path.exists():
+        part = path.with_suffix(".part")
+        part.write_text("".join(f"{text.strip()}\n<|endoftext|>\n" for text in texts), encoding="utf-8")
+        part.replace(path)
+    return path
