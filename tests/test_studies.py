@@ -132,6 +132,11 @@ def test_wrong_arguments(arguments, message, tmp_path):
     assert result.exit_code == 2 and message in result.output + result.stderr
 
 
+def test_help_names_the_studies():
+    result = reproduce("--help")
+    assert result.exit_code == 0 and all(name in result.output for name in STUDIES)
+
+
 def test_a_study_leaves_three_files_and_is_not_done_again(tmp_path, story_texts, monkeypatch):
     calls = []
 

@@ -38,7 +38,7 @@ def study(lab: Lab) -> Finding:
     axes[0].set(xlabel="drift: 1 - cosine, before and after training", ylabel="tokens", yscale="log")
     axes[1].scatter(counts[seen], drift[seen], s=4, alpha=0.4)
     axes[1].set(xlabel="occurrences in the training text", ylabel="drift", xscale="log")
-    for token in (*order[-5:], *order[:3]):
+    for token in (*order[-2:], *order[:2]):
         if seen[token]:
             axes[1].annotate(names[token], (counts[token], drift[token]), fontsize=7, xytext=(3, 2),
                              textcoords="offset points")  # fmt: skip

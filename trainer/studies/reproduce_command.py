@@ -32,7 +32,7 @@ class ReproduceArguments:
         "small: the whole machinery on a tiny model, nothing is judged; full: hours on two CPU cores", "small"
     )
     data: str = _argument("training text, as for tokmat train", "builtin", metavar="SOURCE")
-    held_out: str | None = _argument("held-out text (default: 5 % of --data)", metavar="SOURCE")
+    held_out: str | None = _argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
     dialogue: str | None = _argument("text of dialogues, for the study of structured text", metavar="SOURCE")
     output: str = _argument("folder for models and findings; what is finished there is not done again", "runs/studies")
 
