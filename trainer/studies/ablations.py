@@ -56,6 +56,7 @@ ARMS = {
     "from scratch, same steps": (["--backbone"], None),
     "from scratch, 4 x the steps": (["--backbone"], None),
 }
+FAR_AWAY = [name for name in ARMS if name.startswith("from scratch")]  # would squeeze the others in the picture
 
 
 def arm(lab: Lab, name: str):
@@ -90,6 +91,10 @@ def study(lab: Lab) -> Finding:
             f"{name}: held-out {row['eval_perplexity']:.1f}, Loop {row['loop']:.2f}, "
             f"judge {row['judge_perplexity']:.2f}"
         )
+    return concluded(lab, rows)
+
+
+def concluded(lab: Lab, rows: list[dict]) -> Finding:
     told, noise = summary([row for row in rows if row["rate"] == "paper"])
     return Finding(
         claim="Both loss terms, the conditioning and the choice of negatives matter.",
@@ -109,17 +114,20 @@ def study(lab: Lab) -> Finding:
 def summary(rows: list[dict]) -> tuple[str, str]:
     """Which arms leave the 95 % interval of the reference, in what."""
     reference, twin = rows[0], rows[1]
-    names = {"judge_perplexity": "judge perplexity", "loop": "Loop"}
-    parts = []
+    names = {"judge_perplexity": "Judge perplexity", "loop": "Loop"}
+    parts, moved = [], set()
     for name, label in names.items():
         low, high = (
             op(reference[f"{name}_{end}"], twin[f"{name}_{end}"]) for op, end in ((min, "low"), (max, "high"))
         )
         above = [f"{row['arm']} ({row[name]:.2f})" for row in rows[2:] if row[f"{name}_low"] > high]
         below = [f"{row['arm']} ({row[name]:.2f})" for row in rows[2:] if row[f"{name}_high"] < low]
+        moved |= {row["arm"] for row in rows[2:] if row[f"{name}_low"] > high or row[f"{name}_high"] < low}
         parts.append(f"{label} of the reference {reference[name]:.2f}; clearly higher: {', '.join(above) or 'none'}; "
                      f"clearly lower: {', '.join(below) or 'none'}")  # fmt: skip
     noise = ", ".join(f"{label} {reference[name]:.2f} and {twin[name]:.2f}" for name, label in names.items())
+    still = [row["arm"] for row in rows[2:] if row["arm"] not in moved]
+    parts.append(f"Neither is changed clearly by: {', '.join(still) or 'none of them'}")
     return ". ".join(parts) + ".", noise
 
 
@@ -130,9 +138,14 @@ def draw(rows: list[dict]):
     for axis, name, label in zip(axes, ("loop", "rep_2", "judge_perplexity"), ("Loop", "Rep-2", "judge perplexity")):
         middle, low, high = (np.array([row[name + end] for row in rows]) for end in ("", "_low", "_high"))
         axis.errorbar(middle, places, xerr=(middle - low, high - middle), fmt="o", ms=4, capsize=2)
+        shown = [row["arm"] not in FAR_AWAY for row in rows]
+        edge = 1.05 * high[shown].max()
+        axis.set_xlim(0.95 * low.min(), edge)
+        for place, value in zip(places[middle > edge], middle[middle > edge]):
+            axis.text(edge, place, f"{value:.3g} \N{RIGHTWARDS ARROW} ", ha="right", va="center", fontsize=8)
         axis.axvspan(low[0], high[0], alpha=0.15, color="tab:green")
         axis.set_xlabel(label)
         axis.grid(axis="x", alpha=0.3)
-    axes[2].set_xscale("log")
+    axes[0].set_ylim(-1, len(rows))
     axes[0].set_yticks(places, names, fontsize=8)
     return figure
