@@ -41,6 +41,8 @@ NEGATIVES = {
     "reference": "all + past, 3 nats",
     "context negatives 6": "all + past, 6 nats",
 }
+SOURCE = "negative source"
+PLAIN_ARM = "context negatives 0"  # likelihood alone: the weights that loop, against which every cause is measured
 METRICS = ("loop", "rep_2", "judge_nll")
 
 
@@ -95,7 +97,7 @@ def measured_temperature(model, predicted: torch.Tensor, share: float) -> float:
 
 def study(lab: Lab) -> Finding:
     prompts = lab.prompts(50)
-    model = lab.load_tokmat(lab.tokmat())
+    model = lab.load_tokmat(arm(lab, PLAIN_ARM))
 
     def values(decoder, settings):
         return per_prompt(lab.continuations(decoder, prompts, [0], **settings), prompts, lab.judge)
@@ -117,14 +119,13 @@ def study(lab: Lab) -> Finding:
                 row["tokens_changed"] = share
             rows.append(row)
             lab.say(f"{cause}, {row['setting']}: Loop {row['loop']:.2f}, judge {row['judge_perplexity']:.2f}")
-    against = None
-    for name, label in NEGATIVES.items():
-        found = values(lab.load_tokmat(arm(lab, name)), PLAIN)
-        against = found if against is None else against
-        rows.append({"cause": "negative source", "setting": label} | compared(found, against))
     plain = known[str(PLAIN)]
+    for name, label in NEGATIVES.items():
+        found = plain if name == PLAIN_ARM else values(lab.load_tokmat(arm(lab, name)), PLAIN)
+        rows.append({"cause": SOURCE, "setting": label} | compared(found, plain))
+    recipe = values(lab.load_tokmat(lab.base()), PLAIN)
+    rows.append({"cause": "whole recipe", "setting": "tokmat, K = 1"} | compared(recipe, plain))
     human = per_prompt([prompts.human], prompts, lab.judge)
-    rows.append({"cause": "reference", "setting": "tokmat, K = 1"} | compared(plain, plain))
     rows.append({"cause": "human", "setting": "human"} | compared(human, plain))
     return Finding(
         claim="Beyond the paper: how much of Loop and of the judge's perplexity is each cause's?",
@@ -132,9 +133,9 @@ def study(lab: Lab) -> Finding:
         verdict=lab.verdict("measured"),
         rows=rows,
         figure=draw(rows),
-        text="Changes are paired by prompt, with 95 % bootstrap intervals: decoding causes against the same weights "
-        "decoded at K = 1 without noise (guidance: against K = 8 without guidance), negative sources against `all` "
-        "after the same short fine-tune. temperature_derived: from the norms (`derived_temperature`); "
+        text="Changes are paired by prompt, with 95 % bootstrap intervals: everything against weights of "
+        "likelihood alone (`all` negatives, a short fine-tune), decoded at K = 1 without noise (guidance: at K = 8 "
+        "without guidance). temperature_derived: from the norms (`derived_temperature`); "
         "temperature_measured: at which sampling leaves the argmax as often as embryo noise does.",
     )
 
@@ -157,7 +158,7 @@ def compared(found: dict, against: dict) -> dict:
 def told(rows: list[dict]) -> str:
     """The strongest setting of each cause, by what it takes from Loop."""
     parts = []
-    for cause in [*CAUSES, "negative source"]:
+    for cause in [*CAUSES, SOURCE]:
         chosen = [row for row in rows if row["cause"] == cause]
         best = min(chosen, key=lambda row: row["loop_change"])
         parts.append(
@@ -170,23 +171,22 @@ def told(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict]):
-    shown = [row for row in rows if row["cause"] != "reference"]
-    colors = dict(zip([*CAUSES, "negative source", "human"], plt.get_cmap("tab10").colors))
+    colors = dict(zip([*CAUSES, SOURCE, "whole recipe", "human"], plt.get_cmap("tab10").colors))
     figure, axes = plt.subplot_mosaic([["loop", "nll"], ["loop", "nll"], ["noise", "noise"]], layout="constrained",
-                                      figsize=(11, 0.21 * len(shown) + 5))  # fmt: skip
-    places = np.arange(len(shown))[::-1]
+                                      figsize=(11, 0.21 * len(rows) + 5))  # fmt: skip
+    places = np.arange(len(rows))[::-1]
     for panel, name, label in (
         ("loop", "loop_change", "change of Loop (left: less repetition)"),
         ("nll", "judge_nll_change", "change of the judge's nats (left: better)"),
     ):
         axis = axes[panel]
-        for place, row in zip(places, shown):
+        for place, row in zip(places, rows):
             spread = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
             axis.errorbar(row[name], place, xerr=spread, fmt="o", ms=4, capsize=2, color=colors[row["cause"]])
         axis.axvline(0, color="gray", lw=0.8)
         axis.set_xlabel(label)
         axis.grid(axis="x", alpha=0.3)
-    axes["loop"].set_yticks(places, [f"{row['cause']}: {row['setting']}" for row in shown], fontsize=7)
+    axes["loop"].set_yticks(places, [f"{row['cause']}: {row['setting']}" for row in rows], fontsize=7)
     axes["nll"].set_yticks(places, [])
     noise = [row for row in rows if "temperature_derived" in row]
     derived, measured = ([row[f"temperature_{kind}"] for row in noise] for kind in ("derived", "measured"))

@@ -114,14 +114,16 @@ class Lab:
         found = {}
         for name, documents in zip(("train", "held-out"), self.documents):
             texts = list(documents["text"])
-            found[name] = _write(folder / f"{name}.txt", texts)
+            found[name] = write_documents(folder / f"{name}.txt", texts)
             joined, characters = [[]], 0
             for text in texts:
                 if characters > 6 * self.budget.long_block:
                     joined, characters = [*joined, []], 0
                 joined[-1].append(text.strip())
                 characters += len(text)
-            found[f"{name}-long"] = _write(folder / f"{name}-long.txt", ["\n\n".join(part) for part in joined])
+            found[f"{name}-long"] = write_documents(
+                folder / f"{name}-long.txt", ["\n\n".join(part) for part in joined]
+            )
         return found
 
     def prompts(self, new_tokens: int, count: int | None = None, prompt_tokens: int = 16, long=False) -> Prompts:
@@ -252,7 +254,8 @@ def _numbered(name: str, seed: int) -> str:
     return f"{name}-{seed}" if seed else name
 
 
-def _write(path: Path, texts: list[str]) -> Path:
+def write_documents(path: Path, texts: list[str]) -> Path:
+    """A text file as `tokmat train` reads it, unless it is there."""
     if not path.exists():
         part = path.with_suffix(".part")
         part.write_text("".join(f"{text.strip()}\n<|endoftext|>\n" for text in texts), encoding="utf-8")

@@ -18,14 +18,14 @@ from ..data import END_OF_TEXT, load_documents
 from ..evaluation.samples import held_out_prompts, interval, per_prompt
 from ..output_folder import is_finished
 from . import templates
-from .lab import CONTEXT_NEGATIVES, Finding, Lab
-from .lab import _write as write_documents
+from .lab import CONTEXT_NEGATIVES, Finding, Lab, write_documents
 
 NEW_TOKENS = 50
 CODE_CHARACTERS = 3_000_000
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 KINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 SUMS = 4000  # documents of arithmetic
+LOOPING = 0.5  # Rep-2 above which a text is mostly the same again, and its template means nothing
 EMBRYO_NORM = 1.0  # noise as long as an embedding, so that siblings vary at all
 WROTE = ("TokMat", "greedy", "human")
 
@@ -149,7 +149,9 @@ def study(lab: Lab) -> Finding:
         rows, samples = rows + more, [*samples, sample]
     table = {(row["domain"], row["text"]): row for row in rows}
     pair = {name: (both["TokMat"], both["sampling"]) for name, both in found.items()}
-    varied = [name for name in found if table[name, "TokMat"]["prompts_that_vary"] >= templates.FEWEST]
+    ours = {name: table[name, "TokMat"] for name in found}
+    looping = [name for name in found if ours[name]["rep_2"] > LOOPING]
+    varied = [name for name in found if ours[name]["prompts_that_vary"] >= templates.FEWEST and name not in looping]
     draws = {name: templates.gain_draws(*pair[name], seed) for seed, name in enumerate(varied)}
     pairs, different = list(itertools.combinations(varied, 2)), []
     for first, second in pairs:  # 95 % for all comparisons together
@@ -160,14 +162,17 @@ def study(lab: Lab) -> Finding:
     for name in domains:
         repetition = ", ".join(f"{table[name, who]['rep_2']:.3f} {who}" for who in WROTE)
         excess = "{:+.2f} [{:+.2f}, {:+.2f}]".format(*templates.gain_interval(*pair[name]))
-        identical = f"{table[name, 'TokMat']['identical_siblings']:.0%} of siblings identical"
+        identical = f"{ours[name]['identical_siblings']:.0%} of siblings identical"
         parts.append(f"{name}: {excess} ({identical}), Rep-2 {repetition}")
     correct = ", ".join(f"{table['arithmetic', who]['correct']:.0%} {who}" for who in WROTE)
     return Finding(
         claim="Templates emerge under embryo noise more in one kind of structured text than in another.",
         finding="Of what differs in words between siblings, the share that masking rare words makes alike, less that "
         f"of the baseline's samples: {'; '.join(parts)}. Correct sums: {correct}. Differences among "
-        f"{', '.join(varied) or 'no domain'} (whose siblings vary enough): {'; '.join(different) or 'none'}."
+        f"{', '.join(varied) or 'no domain'} (whose siblings vary enough and do not loop): "
+        + ("; ".join(different) or "none")
+        + "."
+        + (f" Too little trained to say more, their text loops: {', '.join(looping)}." if looping else "")
         + (" Dialogue was left out: no text was given." if lab.dialogue is None else ""),
         verdict=lab.verdict("cannot tell" if not pairs else bool(different)),
         rows=rows,
