@@ -11,7 +11,7 @@ from modeling_tokmat.maturation_tokmat import low_norm_noise
 
 from ..evaluation.samples import interval, per_prompt
 from .ablations import arm
-from .lab import TAIL_LENGTH, Finding, Lab
+from .lab import TAIL_LENGTH, Finding, Lab, with_ends
 
 PLAIN = {"tail_length": 1, "alpha_max": 1.0}  # nearest neighbour of z^: greedy decoding of the implied distribution
 TAIL = {"tail_length": TAIL_LENGTH, "alpha_max": 0.9, "embryo_norm": 0.0}
@@ -151,7 +151,7 @@ def compared(found: dict, against: dict) -> dict:
     row["judge_perplexity"] = math.exp(float(found["judge_nll"].mean()))
     for name in METRICS:
         ends = interval(found[name] - against[name])
-        row |= dict(zip((f"{name}_change", f"{name}_change_low", f"{name}_change_high"), ends))
+        row |= with_ends(f"{name}_change", ends)
     return row
 
 

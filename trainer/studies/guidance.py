@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ..evaluation.lookahead import agreement_with_commits
-from ..evaluation.samples import Prompts, continue_prompts, interval
-from .lab import TAIL_LENGTH, Finding, Lab
+from ..evaluation.samples import continue_prompts, interval
+from .lab import TAIL_LENGTH, Finding, Lab, with_ends
 
 SCALES = (1.0, 1.5, 2.0, 3.0)
 
@@ -30,8 +30,8 @@ def study(lab: Lab) -> Finding:
         row = {"guidance_scale": scale}
         for slot in range(2, TAIL_LENGTH + 1):
             ends = interval(shares[scale][:, slot - 1])
-            row |= dict(zip((f"slot_{slot}", f"slot_{slot}_low", f"slot_{slot}_high"), ends))
-        rows.append(row | lab.measure([torch.cat(written)], Prompts(prompts.ids, prompts.human)))
+            row |= with_ends(f"slot_{slot}", ends)
+        rows.append(row | lab.measure([torch.cat(written)], prompts))
     change = interval((shares[2.0] - shares[1.0])[:, 1:4].mean(axis=1))  # paired by prompt, slots 2 to 4
     verdict = lab.verdict(change[1] > 0)
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_tokmat import TokMatForContinuousLM
 
 from ..convert import convert_folder
-from ..data import load_documents, split_documents
+from ..data import END_OF_TEXT, load_documents, split_documents
 from ..evaluation.samples import Prompts, held_out_prompts, interval, per_prompt, write
 from ..output_folder import is_finished
 from ..train_command import train as run_training
@@ -179,9 +179,12 @@ class Lab:
 
     def start(self) -> Path:
         """The baseline made a TokMat model, not yet trained."""
-        path = self.path("start")
+        return self.converted("start", self.baseline())
+
+    def converted(self, name: str, baseline: Path) -> Path:
+        path = self.path(name)
         if not is_finished(path):
-            convert_folder(str(self.baseline()), path)
+            convert_folder(str(baseline), path)
         return path
 
     def base(self, seed: int = 0) -> Path:
@@ -194,11 +197,11 @@ class Lab:
         flags = ["--model", self.base(seed), "--look-ahead", "--seed", seed]
         return self.fit(_numbered("tokmat", seed), self.budget.look_ahead_steps, 4e-4, *flags, *RECIPE)
 
-    def longer_baseline(self, seed: int = 0) -> Path:
+    def longer_baseline(self) -> Path:
         """The baseline with as many steps more as TokMat models get: what they are to be compared with."""
         steps = self.budget.base_steps + self.budget.look_ahead_steps
-        flags = ["--objective", "ar", "--model", self.baseline(), "--seed", seed]
-        return self.fit(_numbered("ar-longer", seed), steps, 6e-4, *flags)
+        flags = ["--objective", "ar", "--model", self.baseline()]
+        return self.fit("ar-longer", steps, 6e-4, *flags)
 
     def load(self, path: Path):
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=True).eval()
@@ -236,7 +239,7 @@ class Lab:
             ends = interval(values)
             if name == "judge_nll":
                 name, ends = "judge_perplexity", tuple(map(math.exp, ends))
-            found |= dict(zip((name, f"{name}_low", f"{name}_high"), ends))
+            found |= with_ends(name, ends)
         return found
 
     def verdict(self, holds: bool | str) -> str:
@@ -250,6 +253,11 @@ class Lab:
         return {"budget": json.loads(json.dumps(asdict(self.budget))), "data": self.data, "held_out": self.held_out}
 
 
+def with_ends(name: str, ends: tuple[float, float, float]) -> dict[str, float]:
+    """Columns of an `interval`: `name`, `name_low`, `name_high`."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends))
+
+
 def _numbered(name: str, seed: int) -> str:
     return f"{name}-{seed}" if seed else name
 
@@ -258,6 +266,6 @@ def write_documents(path: Path, texts: list[str]) -> Path:
     """A text file as `tokmat train` reads it, unless it is there."""
     if not path.exists():
         part = path.with_suffix(".part")
-        part.write_text("".join(f"{text.strip()}\n<|endoftext|>\n" for text in texts), encoding="utf-8")
+        part.write_text("".join(f"{text.strip()}\n{END_OF_TEXT}\n" for text in texts), encoding="utf-8")
         part.replace(path)
     return path

@@ -3,10 +3,10 @@
 
 import matplotlib.pyplot as plt
 
+from ..evaluation.evaluate_command import PENALTIES
 from ..evaluation.samples import Prompts
 from .lab import CONTEXT_NEGATIVES, RECIPE, TAIL_LENGTH, Finding, Lab
 
-PENALTIES = (1.1, 1.2, 1.3, 1.5)
 COLUMNS = ("dist_1", "dist_2", "rep_2", "rep_3", "loop", "judge_perplexity")
 GREEDY = {"do_sample": False}
 

@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from ..convert import convert_folder
 from ..data import END_OF_TEXT, load_documents
 from ..evaluation.samples import held_out_prompts, interval, per_prompt
-from ..output_folder import is_finished
 from . import templates
-from .lab import CONTEXT_NEGATIVES, Finding, Lab, write_documents
+from .lab import CONTEXT_NEGATIVES, Finding, Lab, with_ends, write_documents
 
 NEW_TOKENS = 50
 CODE_CHARACTERS = 3_000_000
@@ -91,10 +89,13 @@ def domain_models(lab: Lab, name: str, train: Path) -> tuple[Path, Path]:
     budget, given = lab.budget, {"data": str(train), "validation-fraction": 0}
     flags = ["--objective", "ar", "--backbone", budget.backbone, "--vocab-size", budget.vocabulary]
     baseline = lab.fit(f"{name}-ar", budget.domain_steps, 2e-3, *flags, **given)
-    start = lab.path(f"{name}-start")
-    if not is_finished(start):
-        convert_folder(str(baseline), start)
-    flags = ["--model", start, "--look-ahead", "--context-negatives", CONTEXT_NEGATIVES]
+    flags = [
+        "--model",
+        lab.converted(f"{name}-start", baseline),
+        "--look-ahead",
+        "--context-negatives",
+        CONTEXT_NEGATIVES,
+    ]
     return baseline, lab.fit(f"{name}-tokmat", max(1, budget.domain_steps // 3), 6e-4, *flags, **given)
 
 
@@ -116,7 +117,7 @@ def look_at(lab: Lab, name: str, documents: list[str], frequent: int):
     for who, written in runs.items():
         row = {"domain": name, "text": who}
         for metric, values in per_prompt(written, prompts).items():
-            row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), interval(values)))
+            row |= with_ends(metric, interval(values))
         if name == "arithmetic":
             checked = [correct_sums(text) for text in tokenizer.batch_decode(written[0], skip_special_tokens=True)]
             correct, lines = np.array(checked).sum(axis=0)
@@ -130,7 +131,7 @@ def look_at(lab: Lab, name: str, documents: list[str], frequent: int):
         found[who] = templates.agreements(groups, kept)
         row = rows[0] if who == "TokMat" else {"domain": name, "text": who}
         row |= dict(zip(("word_agreement", "skeleton_agreement"), found[who].mean(axis=0)))
-        row |= dict(zip(("gain", "gain_low", "gain_high"), templates.gain_interval(found[who])))
+        row |= with_ends("gain", templates.gain_interval(found[who]))
         row["identical_siblings"] = templates.identical_share(groups)
         row["prompts_that_vary"] = sum(len(set(group)) > 1 for group in groups)
     rows.append(row)

@@ -7,7 +7,7 @@ import torch
 
 from ..evaluation import metrics
 from ..evaluation.samples import continue_prompts, interval, judge_nll
-from .lab import Finding, Lab
+from .lab import Finding, Lab, with_ends
 
 LENGTHS = (1, 4, 16, 64)
 EMBRYO_NORMS = (0.1, 1.0)
@@ -45,7 +45,7 @@ def study(lab: Lab) -> Finding:
                 ends = interval(np.array(found))
                 if name == "judge_nll":
                     name, ends = "judge_perplexity", tuple(np.exp(ends).tolist())
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends))
+                row |= with_ends(name, ends)
             distinct[norm, length] = np.array(values["distinct_2"])
             rows.append(row)
             lab.say(f"embryo norm {norm}, K = {length}: {row['different']:.0%} different")

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from .lab import TAIL_LENGTH, Finding, Lab
+from .lab import TAIL_LENGTH, Finding, Lab, with_ends
 
 NEW_TOKENS = 50
 FREQUENT = 100  # words that a skeleton keeps
@@ -134,7 +134,7 @@ def study(lab: Lab) -> Finding:
     rows, above = [], {}
     for name, values in found.items():
         row = {"texts": name, "word_agreement": values[:, 0].mean(), "skeleton_agreement": values[:, 1].mean()}
-        row |= dict(zip(("gain", "gain_low", "gain_high"), gain_interval(values)))
+        row |= with_ends("gain", gain_interval(values))
         if name in texts:
             row["identical"] = identical_share(texts[name])
             row["prompts_that_vary"] = sum(len(set(group)) > 1 for group in texts[name])
