@@ -11,7 +11,7 @@ from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, is_integer, i
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
 FILM_SCOPES = ("sequence", "tail")
-TAIL_ATTENTIONS = ("causal",)
+TAIL_ATTENTIONS = ("causal", "bidirectional")
 
 # What a saved folder loads with: `AutoModel` and `AutoModelForCausalLM` give the one class that generates.
 AUTO_MAP = {
@@ -59,6 +59,12 @@ class TokMatConfig(PreTrainedConfig):
             embryos leave there (`"rollout"`, parallel tails only).
         rollout_passes (`int`, *optional*, defaults to 2):
             How many decoding steps, each one pass without gradient.
+        rollout_jump (`int`, *optional*, defaults to 0):
+            Up to how many tokens each of these steps commits beyond the first, drawn per tail and step: what
+            `commit="verified"` does where drafts come true, which leaves slots less mature than their place.
+        rollout_stages (`bool`, *optional*, defaults to `False`):
+            Whether each batch takes 0 to `rollout_passes` of these steps, so that every stage of maturation is asked
+            for the same final embedding.
         parallel_tails (`int`, *optional*, defaults to 0):
             Tails per training sequence that lie beside an unmasked copy of it, each continuing a place of its own; all
             go through the network in one pass under a block mask. 0 is the paper's: one tail, at the end.
@@ -71,7 +77,8 @@ class TokMatConfig(PreTrainedConfig):
             Which positions are told the tail length K (Eq. 3): the whole `"sequence"`, or the `"tail"` alone;
             committed positions (maturity 1) are then told 1, and their keys and values do not depend on K.
         tail_attention (`str`, *optional*, defaults to `"causal"`):
-            How tail slots see one another; `"causal"` is the only kind.
+            How tail slots see one another: `"causal"`, or `"bidirectional"`: every slot sees all of its tail (rollout
+            maturation with `parallel_slots=0` only, for its slots hold no truth to copy).
         min_tail_length, max_tail_length (`int`, *optional*, defaults to 1 and 32):
             Range of K in training, within [1, 64].
         clean_probability (`float`, *optional*, defaults to 0.5):
@@ -111,6 +118,8 @@ class TokMatConfig(PreTrainedConfig):
     context_window: int = 0
     maturation: str = "simulated"
     rollout_passes: int = 2
+    rollout_jump: int = 0
+    rollout_stages: bool = False
     parallel_tails: int = 0
     parallel_slots: int = 0
     tail_weight_floor: float = 0.0
@@ -197,7 +206,7 @@ class TokMatConfig(PreTrainedConfig):
         )
         check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
         check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
-        for name in ("parallel_tails", "parallel_slots"):
+        for name in ("parallel_tails", "parallel_slots", "rollout_jump"):
             check(name, lambda value: is_integer(value, 0), "an integer of at least 0")
         check("tail_weight_floor", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         scopes = ("tail",) if self.parallel_tails else FILM_SCOPES
@@ -205,7 +214,11 @@ class TokMatConfig(PreTrainedConfig):
         check("film_scope", lambda value: value in scopes, f"one of {', '.join(scopes)}{which}")
         possible = self.maturation != "rollout" or self.parallel_tails > 0
         require(possible, "parallel_tails", self.parallel_tails, 'at least 1 when maturation is "rollout"')
-        check("tail_attention", lambda value: value in TAIL_ATTENTIONS, f"one of {', '.join(TAIL_ATTENTIONS)}")
+        both = self.maturation == "rollout" and self.parallel_slots == 0
+        kinds = TAIL_ATTENTIONS if both else TAIL_ATTENTIONS[:1]
+        which = "" if both else ' unless maturation is "rollout" and parallel_slots is 0'
+        check("tail_attention", lambda value: value in kinds, f"one of {', '.join(kinds)}{which}")
+        check("rollout_stages", lambda value: isinstance(value, bool), "True or False")
         check("max_tail_length", lambda value: is_integer(value, 1, MAX_TAIL_LENGTH), f"in [1, {MAX_TAIL_LENGTH}]")
         longest = self.max_tail_length
         check("min_tail_length", lambda value: is_integer(value, 1, longest), f"in [1, max_tail_length = {longest}]")

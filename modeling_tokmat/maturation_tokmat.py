@@ -224,6 +224,7 @@ class SimulatedTails:
         place: the position of the sequence whose vector a position of the line stands for.
         start: the last committed position that a slot sees; its own place elsewhere.
         predicted_slot: the slot that a prediction made there is for: j + 1 at slot j < K, 1 where a tail begins, or 0.
+        jumps: tokens beyond the first that each decoding step of a rollout commits, with rollout_passes in front.
     """
 
     def __init__(self, seeds: torch.Tensor, labels: torch.Tensor, documents: torch.Tensor, config):
@@ -265,8 +266,12 @@ class SimulatedTails:
         """Each tail continues a place of its own, from which at least two positions of the document follow, the second
         with a label. Its slots 1..K-1 are on the line as far as the document goes: nothing reads slot K's vector."""
         batch, device, tails, longest = len(positions), positions.device, self.parallel, config.max_tail_length
-        width = min(config.parallel_slots or longest - 1, longest - 1)
+        self.bidirectional = config.tail_attention == "bidirectional"
+        # Nothing reads slot K's vector under causal attention.
+        used = longest if self.bidirectional else longest - 1
+        width = min(config.parallel_slots or used, used)
         starts = torch.full((batch, tails), -1)
+        jumps = torch.zeros(config.rollout_passes, batch, tails, dtype=torch.long)
         lengths = torch.ones(batch, tails, dtype=torch.long)
         follows = (self.documents[:, :-2] == self.documents[:, 2:]) & usable[:, 2:]
         for row, (seed, possible) in enumerate(zip(self.seeds.tolist(), follows.cpu())):
@@ -275,12 +280,14 @@ class SimulatedTails:
             found = possible.nonzero()[:, 0]
             found = found[torch.randperm(len(found), generator=generator)[:tails]]
             starts[row, : len(found)] = found
+            jumps[:, row] = torch.randint(config.rollout_jump + 1, jumps[:, row].shape, generator=generator)
         starts, lengths = starts.to(device)[..., None], lengths.to(device)[..., None]
         slot = torch.arange(1, width + 1, device=device)
         place = (starts + slot).clamp(max=self.length - 1)
         there = self.documents.gather(1, place.flatten(1)).view_as(place)
         document = self.documents.gather(1, starts.clamp(min=0).flatten(1))[..., None]
-        real = (starts >= 0) & (slot < lengths) & (starts + slot < self.length) & (there == document)
+        last = lengths if self.bidirectional else lengths - 1
+        real = (starts >= 0) & (slot <= last) & (starts + slot < self.length) & (there == document)
 
         def line(before, slots):
             return torch.cat([before, slots.expand(batch, tails, width).flatten(1)], dim=1)
@@ -290,6 +297,7 @@ class SimulatedTails:
         self.tail_length = line(zeros + 1, torch.where(real, lengths, 1))
         self.place, self.start = line(positions, place), line(positions, starts.clamp(min=0))
         self.tail = line(zeros - 1, torch.arange(tails, device=device)[:, None])
+        self.jumps = torch.stack([line(zeros, jump[..., None]) for jump in jumps.to(device)])
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor | None:
         """Float additive attention mask (batch, 1, length + n, length + n) for parallel tails; None without them.
@@ -305,7 +313,13 @@ class SimulatedTails:
         same = documents[:, :, None] == self.documents[:, None]
         visible[..., : self.length] = same & (self.place[:, None, : self.length] <= self.start[:, :, None])
         own = self.tail[0, self.length :]
-        visible[:, self.length :, self.length :] = (own[:, None] == own).tril()
+        together = own[:, None] == own
+        if self.bidirectional:
+            unused = torch.eye(len(own), dtype=torch.bool, device=own.device)
+            together = (together & (self.slot[:, None, self.length :] > 0)) | unused
+        else:
+            together = together.tril()
+        visible[:, self.length :, self.length :] = together
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
@@ -317,21 +331,26 @@ class SimulatedTails:
         return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
     def back(self, steps: int) -> "SimulatedTails":
-        """The same parallel tails as many decoding steps earlier, before as many tokens had been committed. Those
-        that then had not begun stay where they are and are not `begun`, (batch, length + n)."""
+        """The same parallel tails as many decoding steps earlier, before those had committed 1 + `jumps` tokens each.
+        Those that then had not begun stay where they are and are not `begun`, (batch, length + n)."""
         earlier, in_tail = copy.copy(self), self.slot > 0
-        start = torch.where(in_tail, self.start - steps, self.start)
+        since = torch.where(in_tail, steps + self.jumps[:steps].sum(0), 0)
+        start = self.start - since
         begun = in_tail & (start >= 0)
         begun = begun & (self.documents.gather(1, start.clamp(min=0)) == self.documents.gather(1, self.start))
         earlier.begun, earlier.start = begun, torch.where(begun, start, self.start)
-        earlier.place = torch.where(begun, self.place - steps, self.place)
+        earlier.place = torch.where(begun, self.place - since, self.place)
         return earlier
 
-    def moved_up(self, tail: torch.Tensor, entering: torch.Tensor) -> torch.Tensor:
-        """The vector that slot j + 1 held, for every slot j of parallel tails; for the last on the line, `entering`.
-        All of shape (batch, length + n, d)."""
-        followed = F.pad(self.slot[:, 1:] == self.slot[:, :-1] + 1, (0, 1)) & (self.slot > 0)
-        return torch.where(followed[..., None], F.pad(tail[:, 1:], (0, 0, 0, 1)), entering.to(tail))
+    def moved_up(self, tail: torch.Tensor, entering: torch.Tensor, places: torch.Tensor | int = 1) -> torch.Tensor:
+        """The vector that slot j + `places` held, for every slot j of parallel tails; `entering` where the line of
+        that tail has no such slot. All of shape (batch, length + n, d), `places` an int or (batch, length + n)."""
+        index = torch.arange(self.slot.shape[1], device=tail.device) + places
+        there = index.clamp(max=self.slot.shape[1] - 1)
+        from_slot = self.slot.gather(1, there.expand_as(self.slot))
+        followed = (self.slot > 0) & (from_slot == self.slot + places) & (index == there)
+        moved = tail.gather(1, there.expand_as(self.slot)[..., None].expand_as(tail))
+        return torch.where(followed[..., None], moved, entering.to(tail))
 
     def noise(self, dim: int, norm: float, stream: int = 1) -> torch.Tensor:
         """Embryo noise of norm `norm` at the tail positions, zeros elsewhere, (batch, length + n, dim), float32."""

@@ -246,7 +246,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if tail_only is not None:
             weights = weights * ((tails.slot > 0) | ~tail_only.to(weights.device)[:, None])
         if tails.parallel:  # slots that are not used take up room on the line
-            weights[:, tails.length :] *= tails.slot[:, tails.length :] > 0
+            weights[:, tails.length :] *= tails.predicted_slot[:, tails.length :] > 0
         return weights * tails.at_place(predictable)
 
     def simulate_tails(
@@ -467,13 +467,17 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         # "rollout": decoding steps at the rate "paper", whose commitments are the sequence's own tokens.
         in_tail = (tails.slot > 0)[..., None]
         with torch.no_grad():
-            for steps in range(self.config.rollout_passes, 0, -1):
+            passes = self.config.rollout_passes
+            passes = int(tails.seeds[0]) % (passes + 1) if self.config.rollout_stages else passes
+            for steps in range(passes, 0, -1):
                 earlier = tails.back(steps)
                 seen = torch.where(in_tail, tail, earlier.at_place(content))
                 inputs = self._line_inputs(earlier, seen, backbone_inputs)
                 following, _ = self._predict(seen, tails.maturity, tails.tail_length, use_cache=False, **inputs)
-                before = tails.moved_up(tail, tails.noise(dim, norm, stream=1 + steps))
-                moved = torch.lerp(before, following.to(before), tails.maturity[..., None].to(before))
+                embryos = tails.noise(dim, norm, stream=1 + steps)
+                moved = tails.moved_up(tail, embryos)
+                moved = torch.lerp(moved, following.to(moved), tails.maturity[..., None].to(moved))
+                moved = tails.moved_up(moved, embryos, tails.jumps[steps - 1])
                 tail = torch.where(earlier.begun[..., None], moved, tail)
         return torch.where(in_tail, tail, line)
 

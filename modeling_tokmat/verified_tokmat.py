@@ -25,18 +25,21 @@ class VerifiedRun(Run):
     """
 
     LONGEST_DRAFT = 5
-    FIRST_CHANCE, CHANCE_RATE = 0.2, 0.25  # of a draft to come true, before any was seen; its moving average's rate
+    # A draft's chance to come true before any was seen, for how many that counts, and how many are remembered.
+    FIRST_CHANCE, FIRST_SEEN, MEMORY = 0.2, 4, 32
     TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
-    POSITION_COST = 0.01  # of one more position per row, in forwards over one position, with 16-bit weights
-    WIDE_COST = 10  # how many times that with wider ones
+    POSITION_COST = 0.01  # of one more position per row, in forwards over one position
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
+    WIDE_COST = 0.3  # of drafting at all with 32-bit weights at batch 1: matrix-vector kernels are fast there
 
     def __init__(self, *args):
         super().__init__(*args)
-        wide = torch.finfo(self.model.dtype).bits > 16
-        self.cost = self.POSITION_COST * self.batch_size * (self.WIDE_COST if wide else 1)
-        longest = self.longest_draft(self.settings.tail_length) if 3 * self.cost + self.DRAFT_COST < 1 else 0
+        self.cost = self.POSITION_COST * self.batch_size
+        wide = torch.finfo(self.model.dtype).bits > 16 and self.batch_size == 1
+        self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
+        longest = self.longest_draft(self.settings.tail_length) if 3 * self.cost + self.fixed_cost < 1 else 0
         self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
+        self.seen = [self.FIRST_SEEN] * longest
         self.tries, self.rest, self.next_rest = self.TRIES if longest else 0, 0, self.FIRST_REST * self.batch_size
         self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
         # Branches reach this far beyond slot K, where embryos are.
@@ -60,7 +63,7 @@ class VerifiedRun(Run):
         for length, next_chance in enumerate(self.chances, start=1):
             chance *= next_chance
             tokens += chance
-            gain = tokens / (1 + self.DRAFT_COST + self.cost * (length + (length + 1) * length))
+            gain = tokens / (1 + self.fixed_cost + self.cost * (length + (length + 1) * length))
             if gain > most:
                 best, most = length, gain
         return max(best, 1) if self.tries else best
@@ -146,7 +149,8 @@ class VerifiedRun(Run):
             reached = [count > place + 1 for count in counts if count > place]
             if reached:
                 share = sum(reached) / len(reached)
-                self.chances[place] += self.CHANCE_RATE * (share - self.chances[place])
+                self.seen[place] = min(self.seen[place] + len(reached), self.MEMORY)
+                self.chances[place] += (share - self.chances[place]) * len(reached) / self.seen[place]
         if self.fed and self.tries:
             self.tries -= 1
         if self.rest:

@@ -235,8 +235,8 @@ def test_stable_refines_and_commits_several(make_model, prompt):
 @pytest.mark.parametrize("tail_length", [1, 2, 8])
 def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, monkeypatch):
     """Token-identical over many prompts: padded batches, all caches, EOS inside runs, processors."""
-    monkeypatch.setattr(VerifiedRun, "POSITION_COST", 1e-6)
-    monkeypatch.setattr(VerifiedRun, "CHANCE_RATE", 0.05)  # drafts go on although they fail
+    for cost in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+        monkeypatch.setattr(VerifiedRun, cost, 1e-6)  # drafts go on although they fail
     model = make_model(backbone, double=True)
     generator = torch.Generator().manual_seed(4)
     forwards = committed = 0
@@ -258,9 +258,8 @@ def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, 
     assert forwards <= committed
 
 
-def test_verified_commits_several_tokens_where_the_tail_is_right(make_model, monkeypatch):
+def test_verified_commits_several_tokens_where_the_tail_is_right(make_model):
     """A model that was taught to say one thing only, whatever comes before."""
-    monkeypatch.setattr(VerifiedRun, "POSITION_COST", 1e-3)
     model = make_model(fresh=True, negatives="all", regression_weight=0.1, embedding_radius=5.6).train()
     text = torch.full((1, 60), 9)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -308,8 +307,10 @@ def test_verified_drafts_shrink_to_nothing_when_they_fail(make_model, prompt):
 
 @pytest.mark.parametrize(("cost", "most"), [(0.0, 36), (1.0, 1)])
 def test_verified_spends_positions_only_where_they_are_cheap(make_model, prompt, monkeypatch, cost, most):
-    monkeypatch.setattr(VerifiedRun, "POSITION_COST", cost)
-    monkeypatch.setattr(VerifiedRun, "CHANCE_RATE", 0.0)
+    for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+        monkeypatch.setattr(VerifiedRun, name, cost)
+    monkeypatch.setattr(VerifiedRun, "FIRST_SEEN", 10**6)
+    monkeypatch.setattr(VerifiedRun, "MEMORY", 10**6)  # drafts go on although they fail
     model = make_model()
     fed = count_fed(model)
     model.generate(prompt[:1], max_new_tokens=14, tail_length=8, commit="verified", eos_token_id=None)

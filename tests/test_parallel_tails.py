@@ -63,20 +63,24 @@ def naive_slots(model, kind, passes, tails, clean, norm, row, used, begin, start
     slots = noise
     with torch.no_grad():
         for step in range(passes, 0, -1):
-            if start - step >= begin:
-                predicted = read_one(model, clean[row, begin : start - step + 1], slots, length)[-len(used) :]
-                entering = tails.noise(32, norm, stream=1 + step).to(clean)[row, used[-1:]]
-                before = torch.cat([slots[1:], entering])
+            jumps = [int(tails.jumps[earlier, row, used[0]]) for earlier in range(step)]
+            now, jump = start - step - sum(jumps), jumps[-1]
+            if now >= begin:
+                predicted = read_one(model, clean[row, begin : now + 1], slots, length)[-len(used) :]
+                embryos = tails.noise(32, norm, stream=1 + step).to(clean)[row, used]
+                before = torch.cat([slots[1:], embryos[-1:]])
                 slots = before + told * (predicted - before)
+                slots = torch.cat([slots[jump:], embryos[max(len(used) - jump, 0) :]])
     return slots
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
-    ("kind", "passes", "slots"), [("simulated", 1, 0), ("rollout", 1, 0), ("rollout", 3, 0), ("rollout", 2, 2)]
+    ("kind", "passes", "slots", "jump"),
+    [("simulated", 1, 0, 0), ("rollout", 1, 0, 0), ("rollout", 3, 0, 0), ("rollout", 2, 2, 0), ("rollout", 2, 0, 3)],
 )
-def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, backbone, kind, passes, slots):
-    fields = FIELDS | {"parallel_slots": slots}
+def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, backbone, kind, passes, slots, jump):
+    fields = FIELDS | {"parallel_slots": slots, "rollout_jump": jump}
     model = make_model(backbone, double=True, maturation=kind, rollout_passes=passes, **fields).train()
     ids, labels = packed["input_ids"], packed["labels"]
     output = model(**packed, maturation_seeds=SEEDS)
@@ -222,3 +226,47 @@ def test_the_front_does_not_depend_on_the_tail_length(make_model):
 def test_wrong_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         TokMatConfig.tiny(**fields)
+
+
+def test_bidirectional_tails(make_model, packed):
+    """A slot sees those behind it in its own tail and no other; committed positions see none. Cached decoding feeds
+    every slot and equals decoding without a cache."""
+    fields = FIELDS | {"maturation": "rollout", "tail_attention": "bidirectional"}
+    model = make_model(double=True, **fields).eval()
+    tails, weights = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])
+    inputs = {"attention_mask": None, "position_ids": packed["position_ids"]}
+    line = model._mature(model.embed_tokens(packed["input_ids"]), tails, inputs)
+    last_slots = (tails.slot > 0) & (tails.slot == tails.tail_length)
+    assert last_slots.any() and (weights[last_slots] == 0).all()
+
+    def predict(vectors):
+        with torch.no_grad():
+            return model._predict(
+                vectors, tails.maturity, tails.tail_length, **model._line_inputs(tails, vectors, inputs)
+            )[0]
+
+    slots = (tails.slot[0] > 0) & (tails.tail[0] == 2)
+    last = int(slots.nonzero()[-1])
+    moved = line.clone()
+    moved[0, last] += 1
+    unused = (tails.slot == 0) & (torch.arange(line.shape[1]) >= tails.length)
+    changed = ((predict(moved) - predict(line)).abs().amax(-1) > 1e-9) & ~unused
+    assert torch.equal(changed[0], slots) and not changed[1:].any()
+
+    ids = packed["input_ids"][:, :6]
+    kwargs = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "tail_length": 5, "eos_token_id": None}
+    for guidance in (1.0, 2.0):
+        cached, whole = (model.generate(ids, guidance_scale=guidance, use_cache=c, **kwargs) for c in (True, False))
+        assert torch.equal(cached, whole)
+
+
+def test_stages_of_a_rollout(make_model, packed):
+    """With rollout_stages a batch takes as many decoding steps as its first seed says."""
+    fields = FIELDS | {"maturation": "rollout", "rollout_passes": 2}
+    model = make_model(**fields).train()
+    for seed in (4, 5):
+        losses = []
+        for stages, passes in ((True, 2), (False, seed % 3)):
+            model.config.rollout_stages, model.config.rollout_passes = stages, passes
+            losses.append(model(**packed, maturation_seeds=torch.tensor([seed, 9])).loss.item())
+        assert losses[0] == losses[1]
