@@ -4,7 +4,7 @@
 #
 #     bash benchmarks/lookahead.sh stories-train.txt stories-valid.txt runs/lookahead
 #
-# Some two hours on two idle CPU cores with bf16. What is finished is not done again.
+# Some three hours on two idle CPU cores with bf16. What is finished is not done again.
 set -euo pipefail
 train=$1 valid=$2 output=$3
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,16 +18,15 @@ fit() { # NAME STEPS LEARNING_RATE flags...
     tokmat train --output-dir "$output/models/$name" --resume-from-checkpoint last --max-steps "$steps" \
         --learning-rate "$rate" --eval-steps "$steps" --logging-steps 50 --validation-data "$valid" "$@"
 }
-judge() { # NAME
-    [ -f "$output/results/$1/results.json" ] && return
-    tokmat evaluate "$output/models/$1" --data "$valid" --judge "$output/models/ar" --tail-length 8 \
-        --mauve-continuations 0 --output "$output/results/$1"
+judge() { # NAME K FOLDER
+    [ -f "$output/$3/$1/results.json" ] && return
+    tokmat evaluate "$output/models/$1" --data "$valid" --judge "$output/models/ar" --tail-length "$2" \
+        --look-ahead "$2" --mauve-continuations 0 --output "$output/$3/$1"
 }
-idea() { # NAME flags...: 250 steps from the common base
-    local name=$1
-    shift
-    fit "$name" 250 4e-4 --model "$output/models/base" --context-negatives 2 --film-scope tail "$@"
-    judge "$name"
+idea() { # NAME STEPS flags...: from the common base
+    local name=$1 steps=$2
+    shift 2
+    fit "$name" "$steps" 4e-4 --model "$output/models/base" --context-negatives 2 --film-scope tail "$@"
 }
 
 fit ar 1500 2e-3 --objective ar --backbone small --data "$train"
@@ -35,19 +34,41 @@ fit ar 1500 2e-3 --objective ar --backbone small --data "$train"
 fit base 600 6e-4 --model "$output/models/start" --context-negatives 2 --clean-probability 1 --film-scope tail \
     --data "$train"
 
-idea paper --data "$train" --clean-probability 0.5
-idea parallel --data "$train" --look-ahead --parallel-tails 16 --parallel-slots 0 --maturation simulated
-idea rollout-16 --data "$train" --look-ahead --parallel-tails 16 --parallel-slots 0
-idea rollout --data "$train" --look-ahead
+real=(--data "$train")
+sixteen=(--look-ahead --rollout-passes 2 --rollout-jump 0 --parallel-tails 16 --parallel-slots 0)
+idea paper 250 "${real[@]}" --clean-probability 0.5
+idea parallel 250 "${real[@]}" "${sixteen[@]}" --maturation simulated
+idea rollout-16 250 "${real[@]}" "${sixteen[@]}"
+idea rollout 250 "${real[@]}" --look-ahead --rollout-jump 0
+idea rollout-2 250 "${real[@]}" --look-ahead --rollout-jump 0 --rollout-passes 2
+for k in 4 16; do
+    idea rollout-K$k 250 "${real[@]}" --look-ahead --rollout-jump 0 --min-tail-length $k --max-tail-length $k
+done
 
 own=$output/own.txt
 [ -f "$own" ] || python "$here/../examples/own_text.py" "$output/models/rollout-16" --data "$train" --texts 4096 --output "$own"
 head -c 2000000 "$train" > "$output/some.txt"
-idea own-mixed --look-ahead --parallel-tails 16 --parallel-slots 0 --data "$output/some.txt" "$own"
-idea own-half --look-ahead --parallel-tails 16 --parallel-slots 0 --data "$train" --tail-data "$own"
-idea own-quarter --look-ahead --data "$train" --tail-data "$own" --tail-share 0.25
+idea own-mixed 250 "${sixteen[@]}" --data "$output/some.txt" "$own"
+idea own-half 250 "${real[@]}" "${sixteen[@]}" --tail-data "$own"
+quarter=(--tail-data "$own" --tail-share 0.25)
+idea own-quarter 250 "${real[@]}" "${quarter[@]}" --look-ahead --rollout-jump 0
+idea own-quarter-jump 250 "${real[@]}" "${quarter[@]}" --look-ahead
+idea paper-long 800 "${real[@]}" --clean-probability 0.5
+idea own-long 800 "${real[@]}" --look-ahead --parallel-tails 64 --tail-data "$own" --tail-share 0.4
+
+for name in paper parallel rollout-16 rollout rollout-2 own-mixed own-half own-quarter own-quarter-jump paper-long own-long
+do
+    judge $name 8 results
+done
+for k in 4 16; do
+    judge rollout $k K$k
+    judge rollout-K$k $k K$k
+done
 
 python "$here/multi_token_heads.py" "$output/models/base" --data "$train" --held-out "$valid"
 python "$here/picture_lookahead.py" "$output/results" --output "$output"
-python "$here/decode.py" --model "$output/models/own-quarter" --baseline "$output/models/ar" --data "$valid" \
-    --tail-lengths 1,8 --rules verified,guided --batches 1 --prefixes 16 --new-tokens 100 --prompts 8
+for attention in sdpa eager; do
+    python "$here/decode.py" --model "$output/models/own-long" --baseline "$output/models/ar" --data "$valid" \
+        --tail-lengths 1,8 --rules verified --batches 1 --prefixes 16 --new-tokens 100 --prompts 8 --repeats 7 \
+        --attention $attention
+done

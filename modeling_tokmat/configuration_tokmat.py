@@ -11,7 +11,6 @@ from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, is_integer, i
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
 FILM_SCOPES = ("sequence", "tail")
-TAIL_ATTENTIONS = ("causal", "bidirectional")
 
 # What a saved folder loads with: `AutoModel` and `AutoModelForCausalLM` give the one class that generates.
 AUTO_MAP = {
@@ -62,9 +61,6 @@ class TokMatConfig(PreTrainedConfig):
         rollout_jump (`int`, *optional*, defaults to 0):
             Up to how many tokens each of these steps commits beyond the first, drawn per tail and step: what
             `commit="verified"` does where drafts come true, which leaves slots less mature than their place.
-        rollout_stages (`bool`, *optional*, defaults to `False`):
-            Whether each batch takes 0 to `rollout_passes` of these steps, so that every stage of maturation is asked
-            for the same final embedding.
         parallel_tails (`int`, *optional*, defaults to 0):
             Tails per training sequence that lie beside an unmasked copy of it, each continuing a place of its own; all
             go through the network in one pass under a block mask. 0 is the paper's: one tail, at the end.
@@ -76,9 +72,6 @@ class TokMatConfig(PreTrainedConfig):
         film_scope (`str`, *optional*, defaults to `"sequence"`):
             Which positions are told the tail length K (Eq. 3): the whole `"sequence"`, or the `"tail"` alone;
             committed positions (maturity 1) are then told 1, and their keys and values do not depend on K.
-        tail_attention (`str`, *optional*, defaults to `"causal"`):
-            How tail slots see one another: `"causal"`, or `"bidirectional"`: every slot sees all of its tail (rollout
-            maturation with `parallel_slots=0` only, for its slots hold no truth to copy).
         min_tail_length, max_tail_length (`int`, *optional*, defaults to 1 and 32):
             Range of K in training, within [1, 64].
         clean_probability (`float`, *optional*, defaults to 0.5):
@@ -119,12 +112,10 @@ class TokMatConfig(PreTrainedConfig):
     maturation: str = "simulated"
     rollout_passes: int = 2
     rollout_jump: int = 0
-    rollout_stages: bool = False
     parallel_tails: int = 0
     parallel_slots: int = 0
     tail_weight_floor: float = 0.0
     film_scope: str = "sequence"
-    tail_attention: str = "causal"
     min_tail_length: int = 1
     max_tail_length: int = 32
     clean_probability: float = 0.5
@@ -214,11 +205,6 @@ class TokMatConfig(PreTrainedConfig):
         check("film_scope", lambda value: value in scopes, f"one of {', '.join(scopes)}{which}")
         possible = self.maturation != "rollout" or self.parallel_tails > 0
         require(possible, "parallel_tails", self.parallel_tails, 'at least 1 when maturation is "rollout"')
-        both = self.maturation == "rollout" and self.parallel_slots == 0
-        kinds = TAIL_ATTENTIONS if both else TAIL_ATTENTIONS[:1]
-        which = "" if both else ' unless maturation is "rollout" and parallel_slots is 0'
-        check("tail_attention", lambda value: value in kinds, f"one of {', '.join(kinds)}{which}")
-        check("rollout_stages", lambda value: isinstance(value, bool), "True or False")
         check("max_tail_length", lambda value: is_integer(value, 1, MAX_TAIL_LENGTH), f"in [1, {MAX_TAIL_LENGTH}]")
         longest = self.max_tail_length
         check("min_tail_length", lambda value: is_integer(value, 1, longest), f"in [1, max_tail_length = {longest}]")

@@ -133,8 +133,6 @@ class Run:
         self.fed = max(min(settings.tail_length, remaining), 1) - 1
         fed, own = self.fed, committed.vectors.shape[1]
         copies = 2 if settings.guidance_scale != 1 and fed > 0 else 1
-        both = self.model.config.tail_attention == "bidirectional" and settings.tail_length > 1
-        predicted_slots, fed = fed, settings.tail_length if both else fed
         tail = self.tail[:, :fed].to(committed.vectors.dtype)
         slots = committed.positions[:, -1:] + torch.arange(1, fed + 1, device=self.device)
         slots = slots.clamp(max=self.last_position)
@@ -142,8 +140,7 @@ class Run:
             told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:fed]] * copies])
             self.told_for, self.told = (own, fed, copies), told[None]
             self.told.is_constant = True  # the model then computes its embedding once
-        plain = copies == 1 and not both
-        mask = committed.attention_mask(fed) if plain else self.guidance_mask(own, fed, copies, both)
+        mask = committed.attention_mask(fed) if copies == 1 else self.guidance_mask(own, fed)
         self.outputs = self.forward(
             torch.cat([committed.vectors, *[tail] * copies], dim=1),
             self.told,
@@ -152,26 +149,22 @@ class Run:
             compiled=self.compiled is not None and self.steps > 0 and fed == settings.tail_length - 1 and own == 1,
         )
         self.slots_fed = copies * fed
-        predicted = self.outputs.predicted_embeds[:, own - 1 : own + predicted_slots].to(self.dtype)
+        predicted = self.outputs.predicted_embeds[:, own - 1 : own + fed].to(self.dtype)
         if copies == 2:
             # Slot 1 is predicted from a committed position, so guidance leaves it alone.
-            alone = self.outputs.predicted_embeds[:, own + fed :][:, :predicted_slots].to(self.dtype)
+            alone = self.outputs.predicted_embeds[:, own + fed :].to(self.dtype)
             guided = alone + settings.guidance_scale * (predicted[:, 1:] - alone)
             predicted = torch.cat([predicted[:, :1], guided], dim=1)
         if self.steps == 0:
             self.check_finite(predicted)
         return predicted
 
-    def guidance_mask(self, own: int, fed: int, copies: int, both: bool) -> torch.Tensor:
+    def guidance_mask(self, own: int, fed: int) -> torch.Tensor:
         """Mask of [cache ; committed ; tail ; copy of the tail]: the copy sees the copy alone."""
-        part = torch.cat([torch.zeros(own, dtype=torch.long), torch.arange(1, copies + 1).repeat_interleave(fed)])
-        part = part.to(self.device)
-        place = torch.arange(len(part), device=self.device)
-        allowed = place[:, None] >= place
-        if both:
-            allowed = allowed | ((part[:, None] == part) & (part > 0))
-        alone = part[:, None] == 2
-        return self.float_mask(allowed & (~alone | (part == 2)), copies * fed, ~alone)
+        length = own + 2 * fed
+        rows = torch.arange(length, device=self.device)[:, None]
+        alone, copied = rows >= own + fed, torch.arange(length, device=self.device) >= own + fed
+        return self.float_mask((rows.T <= rows) & (~alone | copied), 2 * fed, ~alone)
 
     def float_mask(self, allowed: torch.Tensor, slots: int, history: torch.Tensor | bool = True) -> torch.Tensor:
         """Float additive mask (batch, 1, n, columns) of a pass over n = committed vectors + slots.

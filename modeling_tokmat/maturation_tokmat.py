@@ -266,10 +266,7 @@ class SimulatedTails:
         """Each tail continues a place of its own, from which at least two positions of the document follow, the second
         with a label. Its slots 1..K-1 are on the line as far as the document goes: nothing reads slot K's vector."""
         batch, device, tails, longest = len(positions), positions.device, self.parallel, config.max_tail_length
-        self.bidirectional = config.tail_attention == "bidirectional"
-        # Nothing reads slot K's vector under causal attention.
-        used = longest if self.bidirectional else longest - 1
-        width = min(config.parallel_slots or used, used)
+        width = min(config.parallel_slots or longest - 1, longest - 1)
         starts = torch.full((batch, tails), -1)
         jumps = torch.zeros(config.rollout_passes, batch, tails, dtype=torch.long)
         lengths = torch.ones(batch, tails, dtype=torch.long)
@@ -286,8 +283,7 @@ class SimulatedTails:
         place = (starts + slot).clamp(max=self.length - 1)
         there = self.documents.gather(1, place.flatten(1)).view_as(place)
         document = self.documents.gather(1, starts.clamp(min=0).flatten(1))[..., None]
-        last = lengths if self.bidirectional else lengths - 1
-        real = (starts >= 0) & (slot <= last) & (starts + slot < self.length) & (there == document)
+        real = (starts >= 0) & (slot < lengths) & (starts + slot < self.length) & (there == document)
 
         def line(before, slots):
             return torch.cat([before, slots.expand(batch, tails, width).flatten(1)], dim=1)
@@ -313,13 +309,7 @@ class SimulatedTails:
         same = documents[:, :, None] == self.documents[:, None]
         visible[..., : self.length] = same & (self.place[:, None, : self.length] <= self.start[:, :, None])
         own = self.tail[0, self.length :]
-        together = own[:, None] == own
-        if self.bidirectional:
-            unused = torch.eye(len(own), dtype=torch.bool, device=own.device)
-            together = (together & (self.slot[:, None, self.length :] > 0)) | unused
-        else:
-            together = together.tril()
-        visible[:, self.length :, self.length :] = together
+        visible[:, self.length :, self.length :] = (own[:, None] == own).tril()
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 

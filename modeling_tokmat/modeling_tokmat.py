@@ -246,7 +246,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if tail_only is not None:
             weights = weights * ((tails.slot > 0) | ~tail_only.to(weights.device)[:, None])
         if tails.parallel:  # slots that are not used take up room on the line
-            weights[:, tails.length :] *= tails.predicted_slot[:, tails.length :] > 0
+            weights[:, tails.length :] *= tails.slot[:, tails.length :] > 0
         return weights * tails.at_place(predictable)
 
     def simulate_tails(
@@ -467,9 +467,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         # "rollout": decoding steps at the rate "paper", whose commitments are the sequence's own tokens.
         in_tail = (tails.slot > 0)[..., None]
         with torch.no_grad():
-            passes = self.config.rollout_passes
-            passes = int(tails.seeds[0]) % (passes + 1) if self.config.rollout_stages else passes
-            for steps in range(passes, 0, -1):
+            for steps in range(self.config.rollout_passes, 0, -1):
                 earlier = tails.back(steps)
                 seen = torch.where(in_tail, tail, earlier.at_place(content))
                 inputs = self._line_inputs(earlier, seen, backbone_inputs)

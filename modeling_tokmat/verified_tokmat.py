@@ -2,6 +2,7 @@
 """Lossless multi-token steps: a run of the decoding loop whose tail drafts what is then checked."""
 
 import torch
+import torch.nn.functional as F
 
 from .commitment_tokmat import VerifiedCommit
 from .decoding_tokmat import Run
@@ -24,7 +25,7 @@ class VerifiedRun(Run):
     same; where positions cost so much that even perfect drafts would not pay, never.
     """
 
-    LONGEST_DRAFT = 5
+    LONGEST_DRAFT = 3
     # A draft's chance to come true before any was seen, for how many that counts, and how many are remembered.
     FIRST_CHANCE, FIRST_SEEN, MEMORY = 0.2, 4, 32
     TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
@@ -38,7 +39,7 @@ class VerifiedRun(Run):
         wide = torch.finfo(self.model.dtype).bits > 16 and self.batch_size == 1
         self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
         longest = self.longest_draft(self.settings.tail_length) if 3 * self.cost + self.fixed_cost < 1 else 0
-        self.chances = [self.FIRST_CHANCE] * longest  # of draft j, once those before it came true
+        self.chances = [self.FIRST_CHANCE] * longest
         self.seen = [self.FIRST_SEEN] * longest
         self.tries, self.rest, self.next_rest = self.TRIES if longest else 0, 0, self.FIRST_REST * self.batch_size
         self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
@@ -57,11 +58,15 @@ class VerifiedRun(Run):
     def forward(self, vectors, maturity, positions, mask, tail_length=1, compiled=False):
         return super().forward(vectors, maturity, positions, mask, tail_length, compiled)
 
+    def chance(self, place: int) -> float:
+        """That the draft at a place comes true once those before it have; until it was seen, as those."""
+        return self.chances[place] if place == 0 or self.seen[place] > self.FIRST_SEEN else self.chance(place - 1)
+
     def best_length(self) -> int:
         """How many drafts promise most tokens per time."""
         best, most, tokens, chance = 0, 1.0, 1.0, 1.0
-        for length, next_chance in enumerate(self.chances, start=1):
-            chance *= next_chance
+        for length in range(1, len(self.chances) + 1):
+            chance *= self.chance(length - 1)
             tokens += chance
             gain = tokens / (1 + self.fixed_cost + self.cost * (length + (length + 1) * length))
             if gain > most:
@@ -69,7 +74,7 @@ class VerifiedRun(Run):
         return max(best, 1) if self.tries else best
 
     def layout(self, own: int, hard: int, soft: int):
-        """(maturity, tail lengths, places after the last committed position, who sees whom) of a pass."""
+        """Of a pass: maturity, tail lengths, places after the last committed one, who sees whom, that as a mask."""
         if (own, hard, soft) not in self.layouts:
             if self.cache is None:  # then all that is committed is fed again, and no layout recurs
                 self.layouts.clear()
@@ -81,14 +86,16 @@ class VerifiedRun(Run):
             branch = torch.arange(hard + 1, device=self.device).repeat_interleave(soft)
             slot = torch.arange(1, soft + 1, device=self.device).repeat(hard + 1)
             places = torch.cat([torch.arange(1, hard + 1, device=self.device), branch + slot])
-            allowed = None
+            allowed = barred = None
             if hard and soft:
                 committed = own + hard
                 allowed = torch.ones(2 * [committed + len(branch)], dtype=torch.bool, device=self.device).tril()
                 drafts = torch.arange(1, hard + 1, device=self.device)
                 allowed[committed:, own:committed] = drafts <= branch[:, None]
                 allowed[committed:, committed:] &= branch == branch[:, None]
-            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed
+                barred = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
+                barred = barred.masked_fill(~allowed, torch.finfo(barred.dtype).min)[None, None]
+            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed, barred
         return self.layouts[own, hard, soft]
 
     def read(self):
@@ -98,16 +105,20 @@ class VerifiedRun(Run):
         soft = self.soft = 0 if self.rest else max(min(self.best_length(), remaining - 2), 0)
         self.slots_fed = hard + (hard + 1) * soft
         self.rule.drafts = self.drafts[:, :hard]
-        told, lengths, places, allowed = self.layout(own, hard, soft)
+        told, lengths, places, allowed, barred = self.layout(own, hard, soft)
         drafts = self.model.embed_tokens(self.rule.drafts)
         branches = [self.tail[:, i : i + soft].to(drafts.dtype) for i in range(hard + 1)]
         slots = (committed.positions[:, -1:] + places).clamp(max=self.last_position)
-        mask = committed.attention_mask(self.slots_fed) if allowed is None else None
+        mask = committed.attention_mask(self.slots_fed)
+        if allowed is not None and mask is None and self.cache is not None and not self.cache.is_compileable:
+            mask = F.pad(barred, (int(self.cache.get_seq_length()), 0))  # the usual case, in one operation
+        elif allowed is not None:
+            mask = self.float_mask(allowed, self.slots_fed)
         self.outputs = self.forward(
             torch.cat([committed.vectors, drafts, *branches], dim=1),
             told,
             torch.cat([committed.positions, slots], dim=1),
-            mask if allowed is None else self.float_mask(allowed, self.slots_fed),
+            mask,
             tail_length=lengths,
         )
         predicted = self.outputs.predicted_embeds[:, own - 1 :].to(self.dtype)
@@ -123,7 +134,8 @@ class VerifiedRun(Run):
         self.ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : soft + 1].repeat(exact))
         logits = self.model.implied_logits(torch.cat([predicted, self.ahead], dim=1))
         self.logits = logits[:, :exact]
-        self.found = logits[:, exact:].argmax(dim=-1).view(self.batch_size, exact, soft)
+        # As argmax, which takes six times as long over several rows of bfloat16 on the CPU.
+        self.found = logits[:, exact:].max(dim=-1).indices.view(self.batch_size, exact, soft)
         self.ahead = self.ahead.view(self.batch_size, exact, soft, self.dim)
         if self.trace is not None:  # which shows the exact slots, and the tail behind them all
             after = torch.cat([predicted, self.ahead[:, -1]], dim=1)
@@ -149,8 +161,9 @@ class VerifiedRun(Run):
             reached = [count > place + 1 for count in counts if count > place]
             if reached:
                 share = sum(reached) / len(reached)
+                before = self.chance(place)
                 self.seen[place] = min(self.seen[place] + len(reached), self.MEMORY)
-                self.chances[place] += (share - self.chances[place]) * len(reached) / self.seen[place]
+                self.chances[place] = before + (share - before) * len(reached) / self.seen[place]
         if self.fed and self.tries:
             self.tries -= 1
         if self.rest:

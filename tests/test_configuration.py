@@ -43,7 +43,7 @@ def test_fields_that_models_and_tools_read():
         ("context_window", -1, "at least 0"),
         ("maturation", "real", "simulated, rollout"),
         ("rollout_passes", 0, "at least 1"),
-        ("tail_attention", "bidirectional", 'unless maturation is "rollout"'),
+        ("rollout_jump", -1, "at least 0"),
         ("max_tail_length", 65, "[1, 64]"),
         ("max_tail_length", 0, "[1, 64]"),
         ("min_tail_length", 33, "max_tail_length = 32"),

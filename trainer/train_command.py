@@ -44,6 +44,8 @@ SCRATCH = {"negatives": "all", "regression_weight": 0.1}
 # What makes a tail know what comes next (docs/LOOKAHEAD.md).
 LOOK_AHEAD = {
     "maturation": "rollout",
+    "rollout_passes": 1,
+    "rollout_jump": 2,
     "parallel_tails": 40,
     "parallel_slots": 3,
     "tail_weight_floor": 0.5,

@@ -9,7 +9,7 @@ from ..evaluation.lookahead import agreement_with_commits
 from ..evaluation.samples import continue_prompts, interval
 from .lab import TAIL_LENGTH, Finding, Lab, with_ends
 
-SCALES = (1.0, 1.5, 2.0, 3.0)
+SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def study(lab: Lab) -> Finding:
             sequences = output.sequences[:, ids.shape[1] :].cpu()
             agreement.append(agreement_with_commits(output.maturation, sequences))
             written.append(sequences)
-            if len(written) == 1:
+            if len(written) == 1 and scale >= 1:
                 tails.append(_tail(output, lab.tokenizer, scale))
         shares[scale] = torch.cat(agreement).numpy()
         row = {"guidance_scale": scale}
@@ -34,22 +34,26 @@ def study(lab: Lab) -> Finding:
         rows.append(row | lab.measure([torch.cat(written)], prompts))
     change = interval((shares[2.0] - shares[1.0])[:, 1:4].mean(axis=1))  # paired by prompt, slots 2 to 4
     verdict = lab.verdict(change[1] > 0)
+    off, on = rows[SCALES.index(1.0)], rows[SCALES.index(2.0)]
+    best = max(rows, key=lambda row: row["slot_2"])
 
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     slots = np.arange(2, TAIL_LENGTH + 1)
     for place, row in enumerate(rows):
         middle = np.array([row[f"slot_{slot}"] for slot in slots])
         low, high = (np.array([row[f"slot_{slot}_{end}"] for slot in slots]) for end in ("low", "high"))
-        axis.errorbar(slots + 0.08 * (place - 1.5), middle, (middle - low, high - middle), marker="o", capsize=3,
-                      label=f"s = {row['guidance_scale']:g}")  # fmt: skip
+        beside = slots + 0.08 * (place - len(rows) / 2)
+        label = f"s = {row['guidance_scale']:g}"
+        axis.errorbar(beside, middle, (middle - low, high - middle), marker="o", capsize=3, label=label)
     axis.set(xlabel="slot", ylabel="share later committed there", ylim=(0, None))
     axis.legend(title="guidance")
     return Finding(
         claim="The tail reads as noise at guidance 1 and as look-ahead at guidance 2.",
-        finding=f"Slot 2 holds the token committed there later in {rows[0]['slot_2']:.0%} of steps at s = 1 and in "
-        f"{rows[2]['slot_2']:.0%} at s = 2; over slots 2 to 4 guidance 2 changes the agreement by {change[0]:+.3f} "
-        f"[{change[1]:+.3f}, {change[2]:+.3f}]. Judge perplexity of the text: {rows[0]['judge_perplexity']:.2f} and "
-        f"{rows[2]['judge_perplexity']:.2f}.",
+        finding=f"Slot 2 holds the token committed there later in {off['slot_2']:.0%} of steps at s = 1 and in "
+        f"{on['slot_2']:.0%} at s = 2; over slots 2 to 4 guidance 2 changes the agreement by {change[0]:+.3f} "
+        f"[{change[1]:+.3f}, {change[2]:+.3f}]. Slot 2 agrees most at s = {best['guidance_scale']:g} "
+        f"({best['slot_2']:.0%}). Judge perplexity of the text: {off['judge_perplexity']:.2f} at s = 1 and "
+        f"{on['judge_perplexity']:.2f} at s = 2.",
         verdict=verdict,
         rows=rows,
         figure=figure,
