@@ -35,14 +35,14 @@ fit base 600 6e-4 --model "$output/models/start" --context-negatives 2 --clean-p
     --data "$train"
 
 real=(--data "$train")
-sixteen=(--look-ahead --rollout-passes 2 --rollout-jump 0 --parallel-tails 16 --parallel-slots 0)
+sixteen=(--look-ahead --rollout-passes 2 --parallel-tails 16 --parallel-slots 0)
 idea paper 250 "${real[@]}" --clean-probability 0.5
 idea parallel 250 "${real[@]}" "${sixteen[@]}" --maturation simulated
 idea rollout-16 250 "${real[@]}" "${sixteen[@]}"
-idea rollout 250 "${real[@]}" --look-ahead --rollout-jump 0
-idea rollout-2 250 "${real[@]}" --look-ahead --rollout-jump 0 --rollout-passes 2
+idea rollout 250 "${real[@]}" --look-ahead
+idea rollout-2 250 "${real[@]}" --look-ahead --rollout-passes 2
 for k in 4 16; do
-    idea rollout-K$k 250 "${real[@]}" --look-ahead --rollout-jump 0 --min-tail-length $k --max-tail-length $k
+    idea rollout-K$k 250 "${real[@]}" --look-ahead --min-tail-length $k --max-tail-length $k
 done
 
 own=$output/own.txt
@@ -51,10 +51,13 @@ head -c 2000000 "$train" > "$output/some.txt"
 idea own-mixed 250 "${sixteen[@]}" --data "$output/some.txt" "$own"
 idea own-half 250 "${real[@]}" "${sixteen[@]}" --tail-data "$own"
 quarter=(--tail-data "$own" --tail-share 0.25)
-idea own-quarter 250 "${real[@]}" "${quarter[@]}" --look-ahead --rollout-jump 0
-idea own-quarter-jump 250 "${real[@]}" "${quarter[@]}" --look-ahead
+idea own-quarter 250 "${real[@]}" "${quarter[@]}" --look-ahead
+idea own-quarter-jump 250 "${real[@]}" "${quarter[@]}" --look-ahead --rollout-jump 2
 idea paper-long 800 "${real[@]}" --clean-probability 0.5
-idea own-long 800 "${real[@]}" --look-ahead --parallel-tails 64 --tail-data "$own" --tail-share 0.4
+idea own-long 800 "${real[@]}" --look-ahead --rollout-jump 2 --parallel-tails 64 --tail-data "$own" \
+    --tail-share 0.4
+fit own-long-on 280 4e-4 --model "$output/models/own-long" "${real[@]}" --look-ahead --rollout-jump 2 \
+    --parallel-tails 64 --tail-data "$own" --tail-share 0.15
 
 for name in paper parallel rollout-16 rollout rollout-2 own-mixed own-half own-quarter own-quarter-jump paper-long own-long
 do
@@ -67,8 +70,13 @@ done
 
 python "$here/multi_token_heads.py" "$output/models/base" --data "$train" --held-out "$valid"
 python "$here/picture_lookahead.py" "$output/results" --output "$output"
-for attention in sdpa eager; do
-    python "$here/decode.py" --model "$output/models/own-long" --baseline "$output/models/ar" --data "$valid" \
-        --tail-lengths 1,8 --rules verified --batches 1 --prefixes 16 --new-tokens 100 --prompts 8 --repeats 7 \
-        --attention $attention
-done
+decode() { # NAME flags...
+    local name=$1
+    shift
+    python "$here/decode.py" --model "$output/models/$name" --baseline "$output/models/ar" --data "$valid" --batches 1 \
+        --tail-lengths 1,8 --rules verified --prefixes 16 --new-tokens 100 --prompts 8 "$@"
+}
+decode own-long --repeats 7 --attention eager
+decode own-long --repeats 7 --attention sdpa
+decode own-quarter --repeats 4 --dtypes bf16 --attention eager
+decode rollout --repeats 4 --dtypes bf16 --attention eager

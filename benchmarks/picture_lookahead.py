@@ -55,8 +55,7 @@ def draw(name: str, result: dict, reference: dict, reference_name: str, path: Pa
     axis.set_ylabel("holds what is committed later")
     axis.set_ylim(0, 1.02)
     axis.set_xticks(range(1, SLOTS + 1))
-    gain = result["look_ahead"]["verified_tokens_per_forward"]
-    axis.set_title(f"{name}: {gain:.2f} verified tokens per forward", fontsize=10)
+    axis.set_title(name, fontsize=10)
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -45,7 +45,6 @@ SCRATCH = {"negatives": "all", "regression_weight": 0.1}
 LOOK_AHEAD = {
     "maturation": "rollout",
     "rollout_passes": 1,
-    "rollout_jump": 2,
     "parallel_tails": 40,
     "parallel_slots": 3,
     "tail_weight_floor": 0.5,
