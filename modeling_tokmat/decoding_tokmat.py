@@ -166,18 +166,19 @@ class Run:
         alone, copied = rows >= own + fed, torch.arange(length, device=self.device) >= own + fed
         return self.float_mask((rows.T <= rows) & (~alone | copied), 2 * fed, ~alone)
 
-    def float_mask(self, allowed: torch.Tensor, slots: int, history: torch.Tensor | bool = True) -> torch.Tensor:
+    def float_mask(self, allowed: torch.Tensor, slots: int, history: torch.Tensor | None = None) -> torch.Tensor:
         """Float additive mask (batch, 1, n, columns) of a pass over n = committed vectors + slots.
 
         Args:
             allowed: which positions of the pass see which, (n, n). slots: how many of them are slots.
-            history: which positions see the cache, (n, 1).
+            history: which positions see the cache, (n, 1); all of them if not given.
         """
         visible = self.committed.attention_mask(slots)
         past = int(self.cache.get_seq_length()) if self.cache is not None else 0
         length = len(allowed)
-        whole = torch.ones(length, past, dtype=torch.bool, device=self.device) & history
-        whole = torch.cat([whole, allowed], dim=1)[None]
+        whole = torch.nn.functional.pad(allowed, (past, 0), value=True)[None]
+        if history is not None:
+            whole[..., :past] &= history
         if visible is not None:
             # Positions in padding would see nothing; they may see themselves, since nothing reads them.
             columns = torch.arange(past + length, device=self.device)

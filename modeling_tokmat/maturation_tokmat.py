@@ -335,11 +335,11 @@ class SimulatedTails:
     def moved_up(self, tail: torch.Tensor, entering: torch.Tensor, places: torch.Tensor | int = 1) -> torch.Tensor:
         """The vector that slot j + `places` held, for every slot j of parallel tails; `entering` where the line of
         that tail has no such slot. All of shape (batch, length + n, d), `places` an int or (batch, length + n)."""
-        index = torch.arange(self.slot.shape[1], device=tail.device) + places
-        there = index.clamp(max=self.slot.shape[1] - 1)
-        from_slot = self.slot.gather(1, there.expand_as(self.slot))
-        followed = (self.slot > 0) & (from_slot == self.slot + places) & (index == there)
-        moved = tail.gather(1, there.expand_as(self.slot)[..., None].expand_as(tail))
+        # Clamped to the end of the line, an index finds no slot as late as the one that is looked for.
+        there = torch.arange(self.slot.shape[1], device=tail.device).expand_as(self.slot) + places
+        there = there.clamp(max=self.slot.shape[1] - 1)
+        followed = (self.slot > 0) & (self.slot.gather(1, there) == self.slot + places)
+        moved = tail.gather(1, there[..., None].expand_as(tail))
         return torch.where(followed[..., None], moved, entering.to(tail))
 
     def noise(self, dim: int, norm: float, stream: int = 1) -> torch.Tensor:

@@ -475,7 +475,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
                 embryos = tails.noise(dim, norm, stream=1 + steps)
                 moved = tails.moved_up(tail, embryos)
                 moved = torch.lerp(moved, following.to(moved), tails.maturity[..., None].to(moved))
-                moved = tails.moved_up(moved, embryos, tails.jumps[steps - 1])
+                if self.config.rollout_jump:
+                    moved = tails.moved_up(moved, embryos, tails.jumps[steps - 1])
                 tail = torch.where(earlier.begun[..., None], moved, tail)
         return torch.where(in_tail, tail, line)
 

@@ -2,7 +2,6 @@
 """Lossless multi-token steps: a run of the decoding loop whose tail drafts what is then checked."""
 
 import torch
-import torch.nn.functional as F
 
 from .commitment_tokmat import VerifiedCommit
 from .decoding_tokmat import Run
@@ -74,7 +73,7 @@ class VerifiedRun(Run):
         return max(best, 1) if self.tries else best
 
     def layout(self, own: int, hard: int, soft: int):
-        """Of a pass: maturity, tail lengths, places after the last committed one, who sees whom, that as a mask."""
+        """(maturity, tail lengths, places after the last committed position, who sees whom) of a pass."""
         if (own, hard, soft) not in self.layouts:
             if self.cache is None:  # then all that is committed is fed again, and no layout recurs
                 self.layouts.clear()
@@ -86,16 +85,14 @@ class VerifiedRun(Run):
             branch = torch.arange(hard + 1, device=self.device).repeat_interleave(soft)
             slot = torch.arange(1, soft + 1, device=self.device).repeat(hard + 1)
             places = torch.cat([torch.arange(1, hard + 1, device=self.device), branch + slot])
-            allowed = barred = None
+            allowed = None
             if hard and soft:
                 committed = own + hard
                 allowed = torch.ones(2 * [committed + len(branch)], dtype=torch.bool, device=self.device).tril()
                 drafts = torch.arange(1, hard + 1, device=self.device)
                 allowed[committed:, own:committed] = drafts <= branch[:, None]
                 allowed[committed:, committed:] &= branch == branch[:, None]
-                barred = torch.zeros(allowed.shape, dtype=self.model.dtype, device=self.device)
-                barred = barred.masked_fill(~allowed, torch.finfo(barred.dtype).min)[None, None]
-            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed, barred
+            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed
         return self.layouts[own, hard, soft]
 
     def read(self):
@@ -105,20 +102,16 @@ class VerifiedRun(Run):
         soft = self.soft = 0 if self.rest else max(min(self.best_length(), remaining - 2), 0)
         self.slots_fed = hard + (hard + 1) * soft
         self.rule.drafts = self.drafts[:, :hard]
-        told, lengths, places, allowed, barred = self.layout(own, hard, soft)
+        told, lengths, places, allowed = self.layout(own, hard, soft)
         drafts = self.model.embed_tokens(self.rule.drafts)
         branches = [self.tail[:, i : i + soft].to(drafts.dtype) for i in range(hard + 1)]
         slots = (committed.positions[:, -1:] + places).clamp(max=self.last_position)
-        mask = committed.attention_mask(self.slots_fed)
-        if allowed is not None and mask is None and self.cache is not None and not self.cache.is_compileable:
-            mask = F.pad(barred, (int(self.cache.get_seq_length()), 0))  # the usual case, in one operation
-        elif allowed is not None:
-            mask = self.float_mask(allowed, self.slots_fed)
+        mask = committed.attention_mask(self.slots_fed) if allowed is None else None
         self.outputs = self.forward(
             torch.cat([committed.vectors, drafts, *branches], dim=1),
             told,
             torch.cat([committed.positions, slots], dim=1),
-            mask,
+            mask if allowed is None else self.float_mask(allowed, self.slots_fed),
             tail_length=lengths,
         )
         predicted = self.outputs.predicted_embeds[:, own - 1 :].to(self.dtype)
