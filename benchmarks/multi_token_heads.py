@@ -48,7 +48,7 @@ class Heads(nn.Module):
         model, config, labels = self.model, self.model.config, batch["labels"]
         hidden = self.hidden(batch["input_ids"], batch["position_ids"])
         documents = model.document_index(labels, batch["position_ids"])
-        table, total = model.unit_table(torch.float32), 0.0
+        table, total = model.vocabulary().keys(torch.float32), 0.0
         for ahead in range(1, len(self.maps) + 2):
             targets = labels[:, ahead:]
             valid = (targets != -100) & (documents[:, ahead:] == documents[:, :-ahead])

@@ -4,8 +4,9 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .configuration_tokmat import TokMatConfig
-from .generation_tokmat import MaturationSettings, TokMatGenerateOutput
+from .generation_tokmat import TokMatGenerateOutput
 from .modeling_tokmat import TokMatForContinuousLM, TokMatOutput, TokMatPreTrainedModel
+from .settings_tokmat import MaturationSettings
 from .trace_tokmat import MaturationStep
 
 AutoConfig.register("tokmat", TokMatConfig, exist_ok=True)

@@ -3,8 +3,6 @@
 
 import torch
 
-COMMITS = ("front", "stable", "verified")
-
 
 class FrontCommit:
     """Algorithm 1: every step commits slot 1, whatever its state."""

@@ -6,7 +6,8 @@ from dataclasses import fields
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, is_integer, is_number, require, validate_schedule
+from .checks_tokmat import is_integer, is_number, require
+from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, validate_schedule
 
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")

@@ -46,7 +46,8 @@ class Run:
         # Slots beyond the last position that a row may feed, (batch, 1), influence nothing.
         self.last_position = self.committed.positions[:, -1:] + max(new_tokens - 1, 0)
         self.batch_size, self.dim = len(self.committed.vectors), self.committed.vectors.shape[-1]
-        self.device, self.radius = model.device, model.embedding_radius
+        self.device, self.vocabulary = model.device, model.vocabulary()
+        self.radius = self.vocabulary.radius
         self.dtype = torch.promote_types(self.committed.vectors.dtype, torch.float32)
 
         a = tail_maturities(settings.tail_length, **settings.schedule_settings())
@@ -78,10 +79,14 @@ class Run:
         compiled = model._valid_auto_compile_criteria(kwargs, generation_config)
         self.compiled = model.get_compiled_call(generation_config.compile_config) if compiled else None
         for vectors, positions, mask in self.committed.chunks(generation_config.prefill_chunk_size):
-            self.forward(vectors, vectors.new_ones(1, vectors.shape[1]), positions, mask)
+            self.forward(vectors, model.conditions(None, self.told_length()), positions, mask)
 
     def accelerated(self) -> bool:
         return self.device.type != "cpu"
+
+    def told_length(self) -> int:
+        """The tail length that committed positions are told."""
+        return self.settings.tail_length
 
     def make_rule(self):
         settings = self.settings
@@ -90,12 +95,11 @@ class Run:
         patience = settings.stability_tolerance, settings.max_refinements
         return StableCommit(self.batch_size, settings.tail_length, *patience, self.device)
 
-    def forward(self, vectors, maturity, positions, mask, tail_length=None, compiled=False):
+    def forward(self, vectors, conditions, positions, mask, compiled=False):
         self.num_forwards += 1
         return (self.compiled if compiled else self.model)(
             inputs_embeds=vectors,
-            maturity=maturity,
-            tail_length=self.settings.tail_length if tail_length is None else tail_length,
+            conditions=conditions,
             position_ids=positions,
             attention_mask=mask,
             **self.forward_kwargs,
@@ -103,7 +107,7 @@ class Run:
 
     def nearest_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
         """argmax_i <z, e_i> (Eq. 5), (batch, slots, d) -> (batch, slots)."""
-        return self.model.implied_logits(vectors).argmax(dim=-1)
+        return self.vocabulary.nearest(vectors)
 
     # -- noise -----------------------------------------------------------------------------------------------------
 
@@ -138,8 +142,7 @@ class Run:
         slots = slots.clamp(max=self.last_position)
         if (own, fed, copies) != self.told_for:
             told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:fed]] * copies])
-            self.told_for, self.told = (own, fed, copies), told[None]
-            self.told.is_constant = True  # the model then computes its embedding once
+            self.told_for, self.told = (own, fed, copies), self.model.conditions(told[None], settings.tail_length)
         mask = committed.attention_mask(fed) if copies == 1 else self.guidance_mask(own, fed)
         self.outputs = self.forward(
             torch.cat([committed.vectors, *[tail] * copies], dim=1),
@@ -218,7 +221,7 @@ class Run:
         if not self.rule.lockstep or self.trace is not None:
             self.change = (after - before).norm(dim=-1) / self.radius
         # One projection for all slots that this step may commit.
-        self.logits = self.model.implied_logits(after[:, :1] if self.rule.lockstep else after)
+        self.logits = self.vocabulary.scores(after[:, :1] if self.rule.lockstep else after)
         self.nearest = None if self.rule.lockstep else self.logits.argmax(dim=-1)
         self.tail = torch.cat([after, self.tail[:, slots:]], dim=1)
 
@@ -274,7 +277,7 @@ class Run:
     def vector_of(self, tokens: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
         """The vectors that tokens just written are committed as, (batch, d)."""
         settings, noise = self.settings, None
-        embedding = self.model.embed_tokens(tokens)
+        embedding = self.vocabulary.embed(tokens)
         if settings.history_noise > 0:
             places = [[count - 1] for count in self.committed.counts]
             noise = self.noise(HISTORY, places, settings.history_noise * self.radius)[:, 0]
@@ -303,12 +306,12 @@ class Run:
         self.finished = self.overrun > 0 or self.committed.counts[0] == self.committed.new_tokens
 
     def look(self, start: list[int], counts: list[int]) -> None:
-        model, vectors = self.model, self.settings.output_maturation == "vectors"
+        model, vectors = self.vocabulary, self.settings.output_maturation == "vectors"
         slots = self.change.shape[1]
         tail = self.tail[:, :slots]
-        cosines = model.implied_logits(tail).float() / model.config.logit_scale
-        nearest = model.embed_tokens(cosines.argmax(-1)).to(tail)
-        scale, maturity = model.config.logit_scale, self.maturity_after[:slots]
+        cosines = model.scores(tail).float() / model.logit_scale
+        nearest = model.embed(cosines.argmax(-1)).to(tail)
+        scale, maturity = model.logit_scale, self.maturity_after[:slots]
         step = look(tail, cosines, nearest, self.change, maturity, self.radius, scale)
         step["position"], step["committed"] = torch.tensor(start), torch.tensor(counts)
         step["vectors"] = tail.cpu() if vectors else None

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .maturation_tokmat import require
+from .checks_tokmat import require
 
 CHUNK_ELEMENTS = 2**24  # scores held at a time: 64 MiB in fp32
 

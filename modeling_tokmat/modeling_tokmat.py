@@ -4,6 +4,7 @@
 import inspect
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,14 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .checks_tokmat import require
 from .configuration_tokmat import TokMatConfig
-from .generation_tokmat import TokMatGenerationMixin, default_generation_config
+from .generation_tokmat import TokMatGenerationMixin
 from .losses_tokmat import ContextNegatives, document_index, draw_negatives, info_nce, regression
-from .maturation_tokmat import MAX_TAIL_LENGTH, SimulatedTails, corrupt, require
+from .maturation_tokmat import MAX_TAIL_LENGTH, corrupt
+from .settings_tokmat import default_generation_config
+from .tails_tokmat import SimulatedTails
+from .vocabulary_tokmat import Vocabulary
 
 
 @dataclass
@@ -41,6 +46,14 @@ class TokMatOutput(ModelOutput):
     predicted_embeds: torch.FloatTensor | None = None
     regression_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
+
+
+class Conditions(NamedTuple):
+    """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
+
+    shift: torch.Tensor
+    gamma: torch.Tensor
+    beta: torch.Tensor
 
 
 class TokMatMaturityEmbedding(nn.Module):
@@ -115,14 +128,13 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         counts = torch.zeros(config.vocab_size) if config.negatives == "unigram" else None
         self.register_buffer("token_counts", counts)
         embeddings.weight.requires_grad_(not config.freeze_embeddings)
-        self._inverse_norms = (None, None)
         self.post_init()
         if embeddings.padding_idx is not None:
             # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
             embeddings.padding_idx = None
             self._init_weights(embeddings)
         if config.embedding_radius is None and embeddings.weight.device.type != "meta":
-            config.embedding_radius = self._mean_row_norm()
+            config.embedding_radius = self.embedding_radius
         self.generation_config = default_generation_config(config)
 
     @classmethod
@@ -180,48 +192,25 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
 
     @property
     def embedding_radius(self) -> float:
-        """R, the norm of every row of `token_embeddings()`."""
-        if self.config.embedding_radius is None:
-            self.config.embedding_radius = self._mean_row_norm()
-        return self.config.embedding_radius
+        """R, the norm of every row of `token_embeddings()`: the configuration's, or the mean row norm of the table."""
+        radius = self.config.embedding_radius
+        return Vocabulary(self.get_input_embeddings(), 1.0, 1.0).mean_row_norm() if radius is None else radius
 
-    @torch.no_grad()
-    def _mean_row_norm(self) -> float:
-        return self._table().float().norm(dim=-1).mean().item()
-
-    def _table(self) -> torch.Tensor:
-        weight = self.get_input_embeddings().weight
-        # Outside its module's forward a weight sharded by FSDP2 is a DTensor.
-        return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-
-    def unit_table(self, dtype: torch.dtype) -> torch.Tensor:
-        """The embedding rows at norm 1, shape (V, d)."""
-        # In blocks: the backward pass of one normalisation of the whole table holds five copies of it in float32.
-        return torch.cat([F.normalize(part, dim=-1).to(dtype) for part in self._table().split(4096)])
+    def vocabulary(self) -> Vocabulary:
+        """Everything between tokens and vectors, as the weights are now."""
+        return Vocabulary(self.get_input_embeddings(), self.embedding_radius, self.config.logit_scale)
 
     def token_embeddings(self) -> torch.Tensor:
         """E: the embedding rows, l2-normalised and scaled to R (paper 3.1), shape (V, d)."""
-        return F.normalize(self._table(), dim=-1) * self.embedding_radius
+        return self.vocabulary().rows()
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
         """z = e_x, the committed vectors of ids: shape (..., ) -> (..., d). Equals `token_embeddings()[input_ids]`."""
-        return F.normalize(self.get_input_embeddings()(input_ids), dim=-1) * self.embedding_radius
+        return self.vocabulary().embed(input_ids)
 
     def implied_logits(self, vectors: torch.Tensor) -> torch.Tensor:
         """logit_scale * cos(z, e_i): shape (..., d) -> (..., V)."""
-        table = self._table()
-        unit = F.normalize(vectors, dim=-1).to(table.dtype)
-        return F.linear(unit, table) * self._scaled_inverse_norms(table)
-
-    def _scaled_inverse_norms(self, table: torch.Tensor) -> torch.Tensor:
-        scale = self.config.logit_scale
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and table.requires_grad):
-            return scale / table.norm(dim=-1).clamp(min=1e-12)
-        # Reading the whole table again at every decoding step would cost as much as the projection itself.
-        key = (*_identity(table), table.shape, scale)
-        if self._inverse_norms[0] != key:
-            self._inverse_norms = (key, scale / table.detach().norm(dim=-1).clamp(min=1e-12))
-        return self._inverse_norms[1]
+        return self.vocabulary().scores(vectors)
 
     def document_index(self, labels, position_ids=None, attention_mask=None) -> torch.Tensor:
         """Document of each position, shape (batch, length), -1 in padding (see `losses_tokmat.document_index`)."""
@@ -277,6 +266,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         maturation_seeds: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
         tail_only: torch.BoolTensor | None = None,
+        conditions: Conditions | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
         **kwargs,
     ) -> TokMatOutput:
@@ -297,6 +287,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
             tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own; their
                 committed positions weigh 0.
+            conditions: what `conditions(maturity, tail_length)` returned, instead of these two.
             num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
                 this batch if not given.
             kwargs: handed to the backbone (`output_hidden_states`, `output_attentions`, ...).
@@ -313,8 +304,9 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         backbone_inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
             content = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            conditions = self.conditions(maturity, tail_length) if conditions is None else conditions
             predicted, outputs = self._predict(
-                content, maturity, tail_length, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
+                content, conditions, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
             )
             return self._output(predicted, outputs, logits_to_keep)
 
@@ -325,7 +317,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         tails, targets = None, F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
         if negative_ids is None:
             negative_ids = self.draw_negatives(labels)
-        content, target_unit, negative_unit = self._look_up(input_ids, targets, negative_ids)
+        vocabulary = self.vocabulary()
+        content, target_unit, negative_unit = vocabulary.look_up(input_ids, targets, negative_ids)
         content = inputs_embeds if content is None else content * self.embedding_radius
 
         if maturity is None and (self.training or maturation_seeds is not None):
@@ -341,7 +334,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             weights, vectors = self.loss_weights(labels, documents), content
             weights = weights if maturity is None else weights * maturity
         predicted, outputs = self._predict(
-            vectors, maturity, tail_length, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
+            vectors,
+            self.conditions(maturity, tail_length),
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **backbone_inputs,
         )
 
         context = None
@@ -353,7 +350,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         contrastive = info_nce(
             predicted,
             targets,
-            self.unit_table(predicted.dtype) if negative_ids is None else negative_unit,
+            vocabulary.keys(predicted.dtype) if negative_ids is None else negative_unit,
             self.config.logit_scale,
             self.config.vocab_size,
             target_unit=target_unit,
@@ -395,33 +392,22 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
-    def _look_up(self, *ids: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """Unit embeddings of several id tensors by ONE lookup: each lookup's gradient is as large as the table."""
-        given = [part for part in ids if part is not None]
-        rows = F.normalize(self.get_input_embeddings()(torch.cat([part.reshape(-1) for part in given])), dim=-1)
-        parts = iter(rows.split([part.numel() for part in given]))
-        return [None if part is None else next(parts).view(*part.shape, -1) for part in ids]
-
-    def _predict(self, vectors, maturity, tail_length, use_cache=None, **kwargs):
+    def _predict(self, vectors, conditions: "Conditions", use_cache=None, **kwargs):
         """z^ for every position: condition (Eq. 2 and 3), run the backbone, apply the head."""
-        shift, gamma, beta = self._conditioning(maturity, tail_length)
+        shift, gamma, beta = conditions
         hidden = (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
         return self.head(outputs.last_hidden_state), outputs
 
-    def _conditioning(self, maturity, tail_length) -> tuple[torch.Tensor, ...]:
-        """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
-        weights = [*self.maturity_embedding.parameters(), self.tail_length_film.table.weight]
-        # Decoding asks for the same at every step, at some 3 % of a step's cost, and says so by `is_constant`. What is
-        # found is kept on the tensor that asked.
-        constant = getattr(maturity, "is_constant", False)
-        constant = constant and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if constant:
-            key, kept = [_identity(weight) for weight in weights], getattr(maturity, "conditions", None)
-            if kept is not None and kept[0] is tail_length and kept[1] == key:
-                return kept[2]
-        device = weights[0].device
+    def conditions(self, maturity=None, tail_length=None) -> "Conditions":
+        """What the network is told of maturity and tail length, as `forward` takes it (Eq. 2 and 3).
+
+        Decoding asks for the same at every step, at some 3 % of a step's cost, and so keeps what it was given.
+
+        Args: as for `forward`.
+        """
+        device = self.tail_length_film.table.weight.device
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
             require(1 <= length <= MAX_TAIL_LENGTH, "tail_length", tail_length, f"in [1, {MAX_TAIL_LENGTH}]")
@@ -431,10 +417,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if self.config.film_scope == "tail":
             lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
-        conditions = (shift, *self.tail_length_film(lengths))
-        if constant:
-            maturity.conditions = (tail_length, key, conditions)
-        return conditions
+        return Conditions(shift, *self.tail_length_film(lengths))
 
     def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -471,7 +454,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
                 earlier = tails.back(steps)
                 seen = torch.where(in_tail, tail, earlier.at_place(content))
                 inputs = self._line_inputs(earlier, seen, backbone_inputs)
-                following, _ = self._predict(seen, tails.maturity, tails.tail_length, use_cache=False, **inputs)
+                conditions = self.conditions(tails.maturity, tails.tail_length)
+                following, _ = self._predict(seen, conditions, use_cache=False, **inputs)
                 embryos = tails.noise(dim, norm, stream=1 + steps)
                 moved = tails.moved_up(tail, embryos)
                 moved = torch.lerp(moved, following.to(moved), tails.maturity[..., None].to(moved))
@@ -479,11 +463,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
                     moved = tails.moved_up(moved, embryos, tails.jumps[steps - 1])
                 tail = torch.where(earlier.begun[..., None], moved, tail)
         return torch.where(in_tail, tail, line)
-
-
-def _identity(weight: torch.Tensor) -> tuple:
-    """Changes when the weight is replaced, moved, cast or written to (under inference_mode writes leave no mark)."""
-    return weight.data_ptr(), weight.dtype, weight.device, 0 if weight.is_inference() else weight._version
 
 
 TokMatForContinuousLM.register_for_auto_class("AutoModelForCausalLM")

@@ -54,8 +54,8 @@ class VerifiedRun(Run):
     def make_rule(self):
         return VerifiedCommit()
 
-    def forward(self, vectors, maturity, positions, mask, tail_length=1, compiled=False):
-        return super().forward(vectors, maturity, positions, mask, tail_length, compiled)
+    def told_length(self) -> int:
+        return 1
 
     def chance(self, place: int) -> float:
         """That the draft at a place comes true once those before it have; until it was seen, as those."""
@@ -73,7 +73,7 @@ class VerifiedRun(Run):
         return max(best, 1) if self.tries else best
 
     def layout(self, own: int, hard: int, soft: int):
-        """(maturity, tail lengths, places after the last committed position, who sees whom) of a pass."""
+        """(conditions, places after the last committed position, who sees whom) of a pass."""
         if (own, hard, soft) not in self.layouts:
             if self.cache is None:  # then all that is committed is fed again, and no layout recurs
                 self.layouts.clear()
@@ -81,7 +81,6 @@ class VerifiedRun(Run):
             told[0, own + hard :] = self.maturity_before[:soft].repeat(hard + 1)
             lengths = torch.ones_like(told, dtype=torch.long)
             lengths[0, own + hard :] = self.settings.tail_length
-            told.is_constant = True  # the model then computes its embedding once
             branch = torch.arange(hard + 1, device=self.device).repeat_interleave(soft)
             slot = torch.arange(1, soft + 1, device=self.device).repeat(hard + 1)
             places = torch.cat([torch.arange(1, hard + 1, device=self.device), branch + slot])
@@ -92,7 +91,7 @@ class VerifiedRun(Run):
                 drafts = torch.arange(1, hard + 1, device=self.device)
                 allowed[committed:, own:committed] = drafts <= branch[:, None]
                 allowed[committed:, committed:] &= branch == branch[:, None]
-            self.layouts[own, hard, soft] = told, lengths if soft else 1, places, allowed
+            self.layouts[own, hard, soft] = self.model.conditions(told, lengths if soft else 1), places, allowed
         return self.layouts[own, hard, soft]
 
     def read(self):
@@ -102,8 +101,8 @@ class VerifiedRun(Run):
         soft = self.soft = 0 if self.rest else max(min(self.best_length(), remaining - 2), 0)
         self.slots_fed = hard + (hard + 1) * soft
         self.rule.drafts = self.drafts[:, :hard]
-        told, lengths, places, allowed = self.layout(own, hard, soft)
-        drafts = self.model.embed_tokens(self.rule.drafts)
+        told, places, allowed = self.layout(own, hard, soft)
+        drafts = self.vocabulary.embed(self.rule.drafts)
         branches = [self.tail[:, i : i + soft].to(drafts.dtype) for i in range(hard + 1)]
         slots = (committed.positions[:, -1:] + places).clamp(max=self.last_position)
         mask = committed.attention_mask(self.slots_fed) if allowed is None else None
@@ -112,7 +111,6 @@ class VerifiedRun(Run):
             told,
             torch.cat([committed.positions, slots], dim=1),
             mask if allowed is None else self.float_mask(allowed, self.slots_fed),
-            tail_length=lengths,
         )
         predicted = self.outputs.predicted_embeds[:, own - 1 :].to(self.dtype)
         if self.steps == 0:
@@ -125,7 +123,7 @@ class VerifiedRun(Run):
         behind = [self.tail[:, i + 1 : i + 1 + soft] for i in range(exact)]
         # The tail behind each number of drafts that may come true.
         self.ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : soft + 1].repeat(exact))
-        logits = self.model.implied_logits(torch.cat([predicted, self.ahead], dim=1))
+        logits = self.vocabulary.scores(torch.cat([predicted, self.ahead], dim=1))
         self.logits = logits[:, :exact]
         # As argmax, which takes six times as long over several rows of bfloat16 on the CPU.
         self.found = logits[:, exact:].max(dim=-1).indices.view(self.batch_size, exact, soft)

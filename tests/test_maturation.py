@@ -12,17 +12,17 @@ from modeling_tokmat import TokMatConfig
 from modeling_tokmat.maturation_tokmat import (
     MAX_TAIL_LENGTH,
     SCHEDULES,
-    SimulatedTails,
     corrupt,
     decoding_noise,
     low_norm_noise,
     mix_seed,
-    project,
     schedule_maturity,
     tail_maturities,
     update_rates,
     update_tail,
 )
+from modeling_tokmat.tails_tokmat import SimulatedTails
+from modeling_tokmat.vocabulary_tokmat import project
 
 tail_lengths = st.integers(1, MAX_TAIL_LENGTH)
 settings_of_schedules = st.fixed_dictionaries(

@@ -48,15 +48,21 @@ def test_logits_are_scaled_cosines(make_model, ids):
 
 
 @torch.no_grad()
-def test_row_norms_are_cached_and_follow_the_weights(make_model, ids):
+@pytest.mark.parametrize("write", ["in place", "through .data", "by numpy", "under inference_mode"])
+def test_logits_follow_weights_however_they_are_written(make_model, ids, write):
     model = make_model()
-    first = model(ids).logits
-    cached = model._inverse_norms[1]
-    model(ids)
-    assert model._inverse_norms[1] is cached
-    model.get_input_embeddings().weight.mul_(torch.linspace(0.5, 2, 97)[:, None])  # lengths change, directions do not
+    first, weight = model(ids).logits, model.get_input_embeddings().weight
+    lengths = torch.linspace(0.5, 2, 97)[:, None]  # lengths change, directions do not
+    if write == "in place":
+        weight.mul_(lengths)
+    elif write == "through .data":
+        weight.data.mul_(lengths)
+    elif write == "by numpy":
+        weight.detach().numpy()[:] *= lengths.numpy()
+    else:
+        with torch.inference_mode():
+            weight.mul_(lengths)
     torch.testing.assert_close(model(ids).logits, first, atol=1e-4, rtol=1e-4)
-    assert model._inverse_norms[1] is not cached
 
 
 @torch.no_grad()

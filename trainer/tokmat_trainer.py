@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch.utils.data import IterableDataset
 from transformers import Trainer
 
+from modeling_tokmat.checks_tokmat import require
 from modeling_tokmat.losses_tokmat import info_nce
-from modeling_tokmat.maturation_tokmat import mix_seed, project, require
+from modeling_tokmat.maturation_tokmat import mix_seed
+from modeling_tokmat.vocabulary_tokmat import project
 
 from .callbacks import SampleCallback
 from .data import count_tokens
@@ -121,7 +123,8 @@ class TokMatTrainer(Trainer):
         tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
         targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
         valid = weights > 0
-        hits = (project(predicted, self.tokmat.unit_table(predicted.dtype), PROJECTED_AT_ONCE) == targets) & valid
+        keys = self.tokmat.vocabulary().keys(predicted.dtype)
+        hits = (project(predicted, keys, PROJECTED_AT_ONCE) == targets) & valid
         committed = valid & (tails.slot == 0)
         cosine = F.cosine_similarity(predicted.float(), self.tokmat.embed_tokens(targets).float(), dim=-1)
         self._count("accuracy", hits, committed)
@@ -167,7 +170,7 @@ class TokMatTrainer(Trainer):
         model, labels = self.tokmat, inputs["labels"]
         documents = model.document_index(labels, inputs.get("position_ids"), inputs.get("attention_mask"))
         weights, targets = model.loss_weights(labels, documents), F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
-        unit = model.unit_table(predicted.dtype)
+        unit = model.vocabulary().keys(predicted.dtype)
         nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
         values = {
             "nll": nll,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from modeling_tokmat.maturation_tokmat import MAX_TAIL_LENGTH, is_integer, require
+from modeling_tokmat.checks_tokmat import is_integer, require
+from modeling_tokmat.maturation_tokmat import MAX_TAIL_LENGTH
 
 
 @dataclass
