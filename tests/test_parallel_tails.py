@@ -177,7 +177,8 @@ def test_nothing_leaks(make_model, packed, backbone):
     def predict(vectors):
         with torch.no_grad():
             given = model._line_inputs(tails, vectors, inputs)
-            return model._predict(vectors, tails.maturity, tails.tail_length, use_cache=False, **given)[0]
+            conditions = model.conditions(tails.maturity, tails.tail_length)
+            return model._predict(vectors, conditions, use_cache=False, **given)[0]
 
     def changed_by(row, place):
         disturbed = line.clone()
