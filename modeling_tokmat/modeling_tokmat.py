@@ -17,10 +17,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .checks_tokmat import require
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
-from .losses_tokmat import ContextNegatives, document_index, draw_negatives, info_nce, regression
-from .maturation_tokmat import MAX_TAIL_LENGTH, corrupt
+from .losses_tokmat import draw_negatives
+from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
 from .tails_tokmat import SimulatedTails
+from .training_tokmat import lesson_losses, make_lesson, simulate_tails
 from .vocabulary_tokmat import Vocabulary
 
 
@@ -212,44 +213,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """logit_scale * cos(z, e_i): shape (..., d) -> (..., V)."""
         return self.vocabulary().scores(vectors)
 
-    def document_index(self, labels, position_ids=None, attention_mask=None) -> torch.Tensor:
-        """Document of each position, shape (batch, length), -1 in padding (see `losses_tokmat.document_index`)."""
-        return document_index(position_ids, attention_mask, labels.shape, labels.device)
-
-    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, tails=None, tail_only=None) -> torch.Tensor:
-        """w_t = alpha_t of the position a prediction is made FROM, in tails at least `tail_weight_floor`; 0 where its
-        target is -100, padding or another document's.
-
-        Args:
-            labels, documents: shape (batch, length). tails: the simulated tails; None for committed positions alone.
-            tail_only: rows whose committed positions weigh 0, shape (batch,), bool.
-
-        Returns:
-            Shape (batch, length), or (batch, length + n) with `tails`.
-        """
-        predictable = (labels[:, 1:] != -100) & (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
-        predictable = F.pad(predictable, (0, 1))
-        if tails is None:
-            return predictable.float()
-        weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=self.config.tail_weight_floor), 1.0)
-        if tail_only is not None:
-            weights = weights * ((tails.slot > 0) | ~tail_only.to(weights.device)[:, None])
-        if tails.parallel:  # slots that are not used take up room on the line
-            weights[:, tails.length :] *= tails.slot[:, tails.length :] > 0
-        return weights * tails.at_place(predictable)
-
-    def simulate_tails(
-        self, seeds, labels, position_ids=None, attention_mask=None, tail_only=None
-    ) -> tuple[SimulatedTails, torch.Tensor]:
-        """The simulated tails that `forward` will use for these `maturation_seeds`, and the weights of its loss.
-
-        Returns:
-            The tails, and w of the prediction made from each position of their line, (batch, length + n).
-        """
-        documents = self.document_index(labels, position_ids, attention_mask)
-        tails = SimulatedTails(seeds, labels, documents, self.config)
-        return tails, self.loss_weights(labels, documents, tails, tail_only)
-
     @can_return_tuple
     def forward(
         self,
@@ -266,6 +229,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         maturation_seeds: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
         tail_only: torch.BoolTensor | None = None,
+        tails: SimulatedTails | None = None,
         conditions: Conditions | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
         **kwargs,
@@ -287,6 +251,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
             tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own; their
                 committed positions weigh 0.
+            tails: the simulated tails, as `simulate_tails` gave them, instead of seeds.
             conditions: what `conditions(maturity, tail_length)` returned, instead of these two.
             num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
                 this batch if not given.
@@ -295,81 +260,41 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         Raises:
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
-        given = (input_ids is not None) + (inputs_embeds is not None)
-        require(
-            given == 1, "input_ids", f"given with{'' if given else 'out'} inputs_embeds", "the only one of the two"
-        )
-        if input_ids is not None:
-            self._check_ids(input_ids, "input_ids")
-        backbone_inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        self._check_inputs(input_ids, inputs_embeds, labels)
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
-            content = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
             conditions = self.conditions(maturity, tail_length) if conditions is None else conditions
-            predicted, outputs = self._predict(
-                content, conditions, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
-            )
+            cached = {"past_key_values": past_key_values, "use_cache": use_cache}
+            predicted, outputs = self.predict(vectors, conditions, **cached, **inputs)
             return self._output(predicted, outputs, logits_to_keep)
 
-        self._check_ids(labels, "labels")
-        # With a cache, transformers would not see that position_ids restart, and documents would mix.
-        use_cache = False if use_cache is None else use_cache
-        documents = self.document_index(labels, position_ids, attention_mask)
-        tails, targets = None, F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
+        # 1. where the tails of this batch lie: in training, unless the caller says what to show
+        if tails is None and maturity is None and (self.training or maturation_seeds is not None):
+            seeds = torch.randint(2**62, (len(labels),)) if maturation_seeds is None else maturation_seeds
+            tails, _ = simulate_tails(self.config, seeds, labels, position_ids, attention_mask)
         if negative_ids is None:
             negative_ids = self.draw_negatives(labels)
-        vocabulary = self.vocabulary()
-        content, target_unit, negative_unit = vocabulary.look_up(input_ids, targets, negative_ids)
-        content = inputs_embeds if content is None else content * self.embedding_radius
+        # 2. what the network is shown, and what it is asked
+        lesson = make_lesson(
+            self, labels, input_ids, inputs_embeds, maturity, tail_length, tails, negative_ids, tail_only, inputs
+        )
+        # 3. z^ for every position. With a cache transformers would not see where packed documents begin.
+        cached = {"past_key_values": past_key_values, "use_cache": bool(use_cache)}
+        conditions = self.conditions(lesson.maturity, lesson.tail_length)
+        predicted, outputs = self.predict(lesson.vectors, conditions, **cached, **lesson.inputs)
+        # 4. rho * regression + lambda * InfoNCE (Eq. 8)
+        losses = lesson_losses(self, lesson, predicted, num_items_in_batch)
+        return self._output(predicted, outputs, None if self.training else logits_to_keep, **losses)
 
-        if maturity is None and (self.training or maturation_seeds is not None):
-            if maturation_seeds is None:
-                maturation_seeds = torch.randint(2**62, (labels.shape[0],))
-            tails = SimulatedTails(maturation_seeds, labels, documents, self.config)
-            maturity, tail_length = tails.maturity, tails.tail_length
-            vectors = self._mature(content, tails, backbone_inputs)
-            backbone_inputs = self._line_inputs(tails, vectors, backbone_inputs)
-            targets, target_unit = tails.at_place(targets), tails.at_place(target_unit)
-            weights = self.loss_weights(labels, documents, tails, tail_only)
-        else:
-            weights, vectors = self.loss_weights(labels, documents), content
-            weights = weights if maturity is None else weights * maturity
-        predicted, outputs = self._predict(
-            vectors,
-            self.conditions(maturity, tail_length),
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **backbone_inputs,
-        )
-
-        context = None
-        if self.config.context_negatives > 0:
-            ids = labels.clamp(min=0) if input_ids is None else input_ids
-            unit = None if negative_ids is None else F.normalize(content, dim=-1)
-            window, nats = self.config.context_window, self.config.context_negatives
-            context = ContextNegatives(ids, documents, window, nats, unit, None if tails is None else tails.place)
-        contrastive = info_nce(
-            predicted,
-            targets,
-            vocabulary.keys(predicted.dtype) if negative_ids is None else negative_unit,
-            self.config.logit_scale,
-            self.config.vocab_size,
-            target_unit=target_unit,
-            negative_ids=negative_ids,
-            context=context,
-        )
-        # Detached, or all learned rows would drift together toward the predictions.
-        squared = regression(predicted, target_unit.detach() * self.embedding_radius, self.embedding_radius)
-        total = weights.sum().clamp(min=1e-6) if num_items_in_batch is None else num_items_in_batch
-        regression_loss, contrastive_loss = (squared * weights).sum() / total, (contrastive * weights).sum() / total
-        loss = self.config.regression_weight * regression_loss + self.config.contrastive_weight * contrastive_loss
-        return self._output(
-            predicted,
-            outputs,
-            None if self.training else logits_to_keep,
-            loss=loss,
-            regression_loss=regression_loss,
-            contrastive_loss=contrastive_loss,
-        )
+    def _check_inputs(self, input_ids, inputs_embeds, labels) -> None:
+        given = (input_ids is not None) + (inputs_embeds is not None)
+        found = f"given with{'' if given else 'out'} inputs_embeds"
+        require(given == 1, "input_ids", found, "the only one of the two")
+        if input_ids is not None:
+            self._check_ids(input_ids, "input_ids")
+        if labels is not None:
+            self._check_ids(labels, "labels")
 
     def _check_ids(self, ids: torch.Tensor, name: str) -> None:
         if ids.device.type == "cpu" and ids.numel() > 0:  # on an accelerator this would wait for the device
@@ -392,15 +317,16 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
-    def _predict(self, vectors, conditions: "Conditions", use_cache=None, **kwargs):
-        """z^ for every position: condition (Eq. 2 and 3), run the backbone, apply the head."""
+    def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
+        """z^ for every position, (batch, length, d), and the backbone's output: condition the vectors (Eq. 2 and 3),
+        run the backbone, apply the head."""
         shift, gamma, beta = conditions
         hidden = (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
         return self.head(outputs.last_hidden_state), outputs
 
-    def conditions(self, maturity=None, tail_length=None) -> "Conditions":
+    def conditions(self, maturity=None, tail_length=None) -> Conditions:
         """What the network is told of maturity and tail length, as `forward` takes it (Eq. 2 and 3).
 
         Decoding asks for the same at every step, at some 3 % of a step's cost, and so keeps what it was given.
@@ -430,39 +356,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             predicted_embeds=predicted,
             **losses,
         )
-
-    def _line_inputs(self, tails: SimulatedTails, vectors, backbone_inputs: dict) -> dict:
-        """The mask and the positions of a line of parallel tails; without them, the inputs as they are."""
-        if not tails.parallel:
-            return backbone_inputs
-        positions = backbone_inputs["position_ids"]
-        if positions is None:
-            positions = torch.arange(tails.length, device=vectors.device)[None]
-        positions = tails.at_place(positions.expand(len(vectors), -1))
-        return backbone_inputs | {"attention_mask": tails.mask(vectors.dtype), "position_ids": positions}
-
-    def _mature(self, content, tails: SimulatedTails, backbone_inputs) -> torch.Tensor:
-        """The vectors that simulated tails show the network (paper 4.1), shape (batch, length + n, d)."""
-        norm, dim = self.config.embryo_norm * self.embedding_radius, content.shape[-1]
-        line, tail = tails.at_place(content), tails.noise(dim, norm).to(content.dtype)
-        if self.config.maturation == "simulated":
-            return corrupt(line, tail, tails.maturity)
-        # "rollout": decoding steps at the rate "paper", whose commitments are the sequence's own tokens.
-        in_tail = (tails.slot > 0)[..., None]
-        with torch.no_grad():
-            for steps in range(self.config.rollout_passes, 0, -1):
-                earlier = tails.back(steps)
-                seen = torch.where(in_tail, tail, earlier.at_place(content))
-                inputs = self._line_inputs(earlier, seen, backbone_inputs)
-                conditions = self.conditions(tails.maturity, tails.tail_length)
-                following, _ = self._predict(seen, conditions, use_cache=False, **inputs)
-                embryos = tails.noise(dim, norm, stream=1 + steps)
-                moved = tails.moved_up(tail, embryos)
-                moved = torch.lerp(moved, following.to(moved), tails.maturity[..., None].to(moved))
-                if self.config.rollout_jump:
-                    moved = tails.moved_up(moved, embryos, tails.jumps[steps - 1])
-                tail = torch.where(earlier.begun[..., None], moved, tail)
-        return torch.where(in_tail, tail, line)
 
 
 TokMatForContinuousLM.register_for_auto_class("AutoModelForCausalLM")

@@ -21,7 +21,7 @@ from modeling_tokmat.maturation_tokmat import (
     update_rates,
     update_tail,
 )
-from modeling_tokmat.tails_tokmat import SimulatedTails
+from modeling_tokmat.tails_tokmat import draw_tails
 from modeling_tokmat.vocabulary_tokmat import project
 
 tail_lengths = st.integers(1, MAX_TAIL_LENGTH)
@@ -153,7 +153,7 @@ def tails_of(labels, documents=None, seeds=None, **fields):
     config = TokMatConfig.tiny(**{"clean_probability": 0.0, "max_tail_length": 6, **fields})
     documents = torch.zeros_like(labels) if documents is None else documents
     seeds = torch.arange(len(labels)) if seeds is None else seeds
-    return SimulatedTails(seeds, labels, documents, config), config
+    return draw_tails(seeds, labels, documents, config), config
 
 
 def test_the_tail_is_the_last_k_positions_with_the_maturities_before_an_update():

@@ -11,8 +11,9 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer
 
 from modeling_tokmat.checks_tokmat import require
-from modeling_tokmat.losses_tokmat import info_nce
+from modeling_tokmat.losses_tokmat import document_index, info_nce
 from modeling_tokmat.maturation_tokmat import mix_seed
+from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 from modeling_tokmat.vocabulary_tokmat import project
 
 from .callbacks import SampleCallback
@@ -86,10 +87,12 @@ class TokMatTrainer(Trainer):
         for number, batch in enumerate(batches):
             labels = batch["labels"]
             first = (number * self.args.world_size + self.args.process_index) * self.args.train_batch_size
-            seeds = [mix_seed(seed, step, first + row) for row in range(len(labels))]
-            batch["maturation_seeds"] = torch.tensor(seeds)
-            documents = {name: batch.get(name) for name in PER_ROW}
-            total += self.tokmat.simulate_tails(batch["maturation_seeds"], labels, **documents)[1].sum()
+            seeds = torch.tensor([mix_seed(seed, step, first + row) for row in range(len(labels))])
+            per_row = {name: batch.get(name) for name in PER_ROW}
+            tails, weights = simulate_tails(self.tokmat.config, seeds, labels, **per_row)
+            total += weights.sum()
+            # A model that transformers splits over several GPUs by rows draws them again, by seed.
+            batch |= {"tails": tails} if self.args.n_gpu <= 1 else {"maturation_seeds": seeds}
             if negatives is None:
                 generator = torch.Generator().manual_seed(mix_seed(seed, step))
                 negatives = self.tokmat.draw_negatives(labels, generator)
@@ -119,8 +122,11 @@ class TokMatTrainer(Trainer):
     @torch.no_grad()
     def _measure(self, inputs, predicted) -> None:
         """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
-        documents = {name: inputs.get(name) for name in PER_ROW}
-        tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
+        tails = inputs.get("tails")
+        if tails is None:
+            return
+        documents, tail_only = tails.documents, inputs.get("tail_only")
+        weights = loss_weights(inputs["labels"], documents, tails, tail_only, self.tokmat.config.tail_weight_floor)
         targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
         valid = weights > 0
         keys = self.tokmat.vocabulary().keys(predicted.dtype)
@@ -168,8 +174,9 @@ class TokMatTrainer(Trainer):
 
     def _evaluate_batch(self, inputs, predicted) -> None:
         model, labels = self.tokmat, inputs["labels"]
-        documents = model.document_index(labels, inputs.get("position_ids"), inputs.get("attention_mask"))
-        weights, targets = model.loss_weights(labels, documents), F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
+        given = inputs.get("position_ids"), inputs.get("attention_mask")
+        documents = document_index(*given, labels.shape, labels.device)
+        weights, targets = loss_weights(labels, documents), F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
         unit = model.vocabulary().keys(predicted.dtype)
         nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
         values = {
