@@ -2,9 +2,7 @@
 """TokMat: a causal Transformer that reads and predicts continuous vectors (arXiv 2601.04854)."""
 
 import inspect
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,9 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .adapters_tokmat import Gate, TailAdapter, TailAdapters, TokMatSuccessorHead
 from .checks_tokmat import require
+from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
 from .losses_tokmat import draw_negatives
@@ -22,7 +22,7 @@ from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
 from .tails_tokmat import SimulatedTails
 from .training_tokmat import lesson_losses, make_lesson, simulate_tails
-from .vocabulary_tokmat import Vocabulary
+from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary
 
 
 @dataclass
@@ -37,6 +37,8 @@ class TokMatOutput(ModelOutput):
         past_key_values (`Cache`), hidden_states, attentions: the backbone's.
         predicted_embeds (`torch.Tensor` of shape `(batch, length, d)`): z^, the predicted NEXT vector per position.
         regression_loss, contrastive_loss (`torch.Tensor` of shape `()`): the two parts of the loss, unweighted.
+        successor_loss (`torch.Tensor` of shape `()`): InfoNCE of what the successor head makes of z^, weighted as
+            `contrastive_loss` is.
     """
 
     loss: torch.FloatTensor | None = None
@@ -47,44 +49,10 @@ class TokMatOutput(ModelOutput):
     predicted_embeds: torch.FloatTensor | None = None
     regression_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
+    successor_loss: torch.FloatTensor | None = None
 
 
-class Conditions(NamedTuple):
-    """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
-
-    shift: torch.Tensor
-    gamma: torch.Tensor
-    beta: torch.Tensor
-
-
-class TokMatMaturityEmbedding(nn.Module):
-    """MLP(SinEmb(alpha)) of Eq. 2; SinEmb takes 1000 * alpha. The last layer starts at zero."""
-
-    dim = 256
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.fc_in = nn.Linear(self.dim, hidden_size)
-        self.fc_out = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, maturity: torch.Tensor) -> torch.Tensor:
-        """(...,) in [0, 1] -> (..., hidden_size)."""
-        exponents = torch.arange(self.dim // 2, device=maturity.device, dtype=torch.float32) / (self.dim // 2)
-        angles = 1000 * maturity.float()[..., None] * torch.exp(-math.log(10000) * exponents)
-        features = torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.fc_in.weight.dtype)
-        return self.fc_out(F.silu(self.fc_in(features)))
-
-
-class TokMatTailLengthFiLM(nn.Module):
-    """gamma(K) and beta(K) of h <- (1 + gamma(K)) * h + beta(K) (Eq. 3), one row per K; both start at zero."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.table = nn.Embedding(MAX_TAIL_LENGTH, 2 * hidden_size)
-
-    def forward(self, tail_length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch or 1, length or 1) in [1, 64] -> gamma and beta, (batch or 1, length or 1, hidden_size)."""
-        return self.table(tail_length - 1).chunk(2, dim=-1)
+ADDED_FOR_THE_TAIL = ("tail_adapters.", "maturity_embedding.", "tail_length_film.", "successor.")
 
 
 class TokMatPreTrainedModel(PreTrainedModel):
@@ -126,9 +94,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.maturity_embedding = TokMatMaturityEmbedding(vector_size)
         self.tail_length_film = TokMatTailLengthFiLM(vector_size)
         self.head = nn.Linear(config.hidden_size, vector_size)
+        pretrained = config.geometry == "pretrained"
+        self.lm_head = None
+        if pretrained and not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(vector_size, config.vocab_size, bias=config.output_bias)
+        rank = config.tail_adapter_rank
+        self.tail_adapters = TailAdapters(self.backbone, rank) if rank else None
+        self.successor = TokMatSuccessorHead(vector_size) if config.successor_head else None
         counts = torch.zeros(config.vocab_size) if config.negatives == "unigram" else None
         self.register_buffer("token_counts", counts)
-        embeddings.weight.requires_grad_(not config.freeze_embeddings)
         self.post_init()
         if embeddings.padding_idx is not None:
             # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
@@ -137,6 +111,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if config.embedding_radius is None and embeddings.weight.device.type != "meta":
             config.embedding_radius = self.embedding_radius
         self.generation_config = default_generation_config(config)
+        self.freeze()
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -147,17 +122,35 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         for weight in model.parameters():
             if weight.device.type == "cpu" and weight.data_ptr() % 64:
                 weight.data = weight.data.clone()
-        if model.config.freeze_embeddings:
-            model.get_input_embeddings().weight.requires_grad_(False)
+        model.freeze()
         return loaded
+
+    def freeze(self) -> None:
+        """Take the gradient from what the configuration says is not trained (`train`, `freeze_embeddings`)."""
+        for name, weight in self.named_parameters():
+            if self.config.train == "tail" and not name.startswith(ADDED_FOR_THE_TAIL):
+                weight.requires_grad_(False)
+        if self.config.freeze_embeddings:
+            self.get_input_embeddings().weight.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """As in torch; a frozen source stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode and self.config.train == "tail":
+            self.backbone.eval()
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
         if module is self.head and module.in_features == module.out_features:
             init.eye_(module.weight)
-        elif module is self.maturity_embedding.fc_out or module is self.tail_length_film.table:
+        elif module in (self.maturity_embedding.fc_out, self.tail_length_film.table):
             init.zeros_(module.weight)
+        elif self.successor is not None and module is self.successor.fc_out:
+            init.zeros_(module.weight)
+        elif isinstance(module, TailAdapter):
+            module.reset_parameters()
         elif module is self and self.token_counts is not None:
             init.zeros_(self.token_counts)
 
@@ -167,9 +160,13 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def set_input_embeddings(self, value: nn.Module):
         self.backbone.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> None:
-        """None: the projection to tokens reads the input embeddings, there is no second table."""
-        return None
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The output table, where there is one beside the input embeddings; otherwise None."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        require(self.lm_head is not None, "output embeddings", "set", "left alone: the input embeddings are the keys")
+        self.lm_head = value
 
     def resize_token_embeddings(
         self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True
@@ -199,10 +196,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
 
     def vocabulary(self) -> Vocabulary:
         """Everything between tokens and vectors, as the weights are now."""
-        return Vocabulary(self.get_input_embeddings(), self.embedding_radius, self.config.logit_scale)
+        measures = self.get_input_embeddings(), self.embedding_radius, self.config.logit_scale
+        return (
+            PretrainedVocabulary(*measures, self.lm_head)
+            if self.config.geometry == "pretrained"
+            else Vocabulary(*measures)
+        )
 
     def token_embeddings(self) -> torch.Tensor:
-        """E: the embedding rows, l2-normalised and scaled to R (paper 3.1), shape (V, d)."""
+        """E: the committed vectors of all tokens, shape (V, d); at norm R (paper 3.1) under geometry "sphere"."""
         return self.vocabulary().rows()
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -210,7 +212,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         return self.vocabulary().embed(input_ids)
 
     def implied_logits(self, vectors: torch.Tensor) -> torch.Tensor:
-        """logit_scale * cos(z, e_i): shape (..., d) -> (..., V)."""
+        """logit_scale * cos(z^, e_i), or what the geometry has instead: shape (..., d) -> (..., V)."""
         return self.vocabulary().scores(vectors)
 
     @can_return_tuple
@@ -281,8 +283,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         )
         # 3. z^ for every position. With a cache transformers would not see where packed documents begin.
         cached = {"past_key_values": past_key_values, "use_cache": bool(use_cache)}
-        conditions = self.conditions(lesson.maturity, lesson.tail_length)
-        predicted, outputs = self.predict(lesson.vectors, conditions, **cached, **lesson.inputs)
+        conditions = self.conditions(lesson.maturity, lesson.tail_length, lesson.committed)
+        predicted, outputs = self.predict(lesson.vectors, conditions, **(cached | lesson.inputs))
         # 4. rho * regression + lambda * InfoNCE (Eq. 8)
         losses = lesson_losses(self, lesson, predicted, num_items_in_batch)
         return self._output(predicted, outputs, None if self.training else logits_to_keep, **losses)
@@ -320,19 +322,28 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
         """z^ for every position, (batch, length, d), and the backbone's output: condition the vectors (Eq. 2 and 3),
         run the backbone, apply the head."""
-        shift, gamma, beta = conditions
-        hidden = (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
+        hidden = conditions.apply(vectors)
+        if self.tail_adapters is not None:
+            self.tail_adapters.gate.set(conditions.gate)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
         return self.head(outputs.last_hidden_state), outputs
 
-    def conditions(self, maturity=None, tail_length=None) -> Conditions:
+    def conditions(self, maturity=None, tail_length=None, committed: int | None = None) -> Conditions:
         """What the network is told of maturity and tail length, as `forward` takes it (Eq. 2 and 3).
 
         Decoding asks for the same at every step, at some 3 % of a step's cost, and so keeps what it was given.
 
-        Args: as for `forward`.
+        Args:
+            maturity, tail_length: as for `forward`.
+            committed: that many leading positions are committed, and all behind them are slots. Where it is not given
+                the maturity tells, which on an accelerator waits for the device.
         """
+        gate = None
+        if self.config.geometry == "pretrained":
+            if maturity is None or committed == maturity.shape[1]:
+                return Conditions()
+            gate, maturity, tail_length = self._gate(maturity, tail_length, committed)
         device = self.tail_length_film.table.weight.device
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
@@ -343,7 +354,16 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if self.config.film_scope == "tail":
             lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
-        return Conditions(shift, *self.tail_length_film(lengths))
+        return Conditions(shift, *self.tail_length_film(lengths), gate)
+
+    def _gate(self, maturity, tail_length, committed) -> tuple:
+        """The gate of a pass, and what is told to the positions that it is open for."""
+        if committed is None:
+            slots = maturity < 1
+            return Gate(0, None if bool(slots.all()) else slots[..., None]), maturity, tail_length
+        per_position = torch.is_tensor(tail_length) and tail_length.dim() == 2
+        lengths = tail_length[:, committed:] if per_position and tail_length.shape[1] > 1 else tail_length
+        return Gate(committed), maturity[:, committed:], lengths
 
     def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -22,7 +22,6 @@ from modeling_tokmat.maturation_tokmat import (
     update_tail,
 )
 from modeling_tokmat.tails_tokmat import draw_tails
-from modeling_tokmat.vocabulary_tokmat import project
 
 tail_lengths = st.integers(1, MAX_TAIL_LENGTH)
 settings_of_schedules = st.fixed_dictionaries(
@@ -111,15 +110,6 @@ def test_corruption_keeps_mature_content_exactly():
     content, noise = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     assert torch.equal(corrupt(content, noise, torch.ones(2, 3)), content)
     assert torch.equal(corrupt(content, noise, torch.zeros(2, 3)), noise)
-
-
-def test_projection_is_the_nearest_neighbour_whatever_the_chunks():
-    table = torch.nn.functional.normalize(torch.randn(50, 8), dim=-1) * 3
-    vectors = torch.randn(4, 7, 8)
-    nearest = (vectors[..., None, :] - table).norm(dim=-1).argmin(-1)
-    for chunk_size in (1, 5, 4096):
-        assert torch.equal(project(vectors, table, chunk_size), nearest)
-    assert project(vectors[:, :0], table).shape == (4, 0)
 
 
 @given(st.lists(st.integers(0, 500), min_size=5, max_size=5), st.integers(0, 4), st.floats(0.01, 5.0))
