@@ -111,21 +111,20 @@ def info_nce(
     """
     batch, length, _ = queries.shape
     dtype = torch.promote_types(queries.dtype, torch.float32)
-    keys = keys.to(queries.dtype)
+    queries, keys = scale * queries, keys.to(queries.dtype)
 
     def chunk(queries, keys, target_keys, context_keys, rows: slice, positions: slice):
         targets = target_ids[rows, positions]
-        scores = scale * F.linear(queries, keys).to(dtype)
+        scores = F.linear(queries, keys).to(dtype)
         scores = scores if bias is None else scores + bias.to(dtype)
         present = context.present(rows, positions, targets) if context is not None else None
         if negative_ids is None:
-            target = scores.gather(-1, targets[..., None])
             if present is not None:
                 ids = context.ids[rows, None].expand(present.shape)
                 scores = scores.scatter_add(-1, ids, context.weight * present.to(dtype))
-            return (torch.logsumexp(scores, -1, keepdim=True) - target)[..., 0]
+            return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
-        target = scale * (queries.to(dtype) * target_keys.to(dtype)).sum(-1, keepdim=True)
+        target = (queries.to(dtype) * target_keys.to(dtype)).sum(-1, keepdim=True)
         barred = negative_ids == targets[..., None]
         terms = [target, scores]
         if present is not None:
@@ -135,7 +134,7 @@ def info_nce(
             barred = barred | (taken[..., negative_ids] > 0)
             # A sampled negative stands for V / num_negatives ids, one of the past for itself alone.
             shift = context.weight - torch.log(torch.tensor(vocab_size / len(negative_ids), dtype=dtype))
-            past = scale * torch.matmul(queries, context_keys.to(queries.dtype).transpose(1, 2)).to(dtype) + shift
+            past = torch.matmul(queries, context_keys.to(queries.dtype).transpose(1, 2)).to(dtype) + shift
             terms.append(past.masked_fill(~present, -torch.inf))
         terms[1] = scores.masked_fill(barred, -torch.inf)
         return (torch.logsumexp(torch.cat(terms, dim=-1), -1, keepdim=True) - target)[..., 0]
