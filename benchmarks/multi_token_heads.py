@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedul
 from modeling_tokmat.losses_tokmat import document_index, info_nce, regression
 from trainer.collator import TokMatDataCollator
 from trainer.data import load_documents, tokenize_and_pack
-from trainer.evaluation.samples import held_out_prompts
+from trainer.evaluation.prompts import held_out_prompts
 
 
 class Heads(nn.Module):

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from trainer.baseline import make_baseline
 from trainer.cli import app
-from trainer.convert import from_autoregressive
 from trainer.data import load_documents
 from trainer.evaluation import metrics
-from trainer.evaluation.lookahead import tail_accuracy
-from trainer.evaluation.samples import held_out_prompts, interval, judge_nll, per_prompt, write
+from trainer.evaluation.decoders import write
+from trainer.evaluation.look_ahead import tail_accuracy
+from trainer.evaluation.measures import interval, judge_nll, per_prompt
+from trainer.evaluation.prompts import held_out_prompts
+from trainer.models import from_autoregressive, make_baseline
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
 SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=30), min_size=1, max_size=6)

@@ -12,13 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from trainer.baseline import make_baseline
 from trainer.cli import app
-from trainer.convert import from_autoregressive
 from trainer.data import load_documents
 from trainer.evaluation import mauve, metrics
 from trainer.evaluation.page import page
-from trainer.evaluation.samples import pieces, windows
+from trainer.evaluation.prompts import windows
+from trainer.evaluation.report import pieces
+from trainer.models import from_autoregressive, make_baseline
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_mauve_tells_sets_apart_by_the_judges_features(models, capfd):
 
 def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "mauve", None)
-    monkeypatch.setattr("trainer.evaluation.evaluate_command.write", None)
+    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
     arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--judge", str(models[2])]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and result.output.count("\n") == 1
@@ -114,7 +114,7 @@ def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch
     ],
 )
 def test_errors_come_before_any_generation(models, story_file, arguments, message, monkeypatch):
-    monkeypatch.setattr("trainer.evaluation.evaluate_command.write", None)
+    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
     arguments = [str(models[2]) if word == "AR" else word for word in arguments]
     arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--new-tokens", "8", *arguments]
     result = CliRunner().invoke(app, arguments)

@@ -177,7 +177,7 @@ def test_metrics_are_what_they_are_called(make_trainer, make_model, rows):
 
 
 def test_evaluation_reports_what_the_tail_knows(make_trainer, make_model, rows):
-    from trainer.evaluation.lookahead import tail_accuracy
+    from trainer.evaluation.look_ahead import tail_accuracy
 
     trainer = make_trainer(make_model(), eval_dataset=rows, tail_metrics=3)
     metrics = trainer.evaluate()

@@ -17,7 +17,7 @@ from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 
 from .callbacks import SampleCallback
 from .data import count_tokens
-from .evaluation.lookahead import tail_accuracy
+from .evaluation.look_ahead import tail_accuracy
 from .training_args import TokMatTrainingArguments
 
 PER_ROW = ("position_ids", "attention_mask", "tail_only")  # what says which predictions count
@@ -38,7 +38,7 @@ class TokMatTrainer(Trainer):
       micro-batch, `accuracy` and `cosine` at maturity 1 and `slot_acc_k` (argmax of z^_k against the label);
     - evaluation reports `eval_loss` on committed positions, and `eval_perplexity`, `eval_accuracy`, `eval_cosine` of
       the implied distribution, exact over the vocabulary whatever the negatives, and `eval_tail_acc_k` of front
-      commits (see `trainer.evaluation.lookahead.tail_accuracy`; not of streams, nor of sharded models).
+      commits (see `trainer.evaluation.look_ahead.tail_accuracy`; not of streams, nor of sharded models).
 
     Raises:
         ValueError: for weights that are not finite, before any step.

@@ -1,0 +1,151 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Models to train: new ones, saved ones, the autoregressive baseline, and TokMat models made of it."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
+
+from .checkpoints import is_finished, load_pretrained, save_whole, tokmat_config
+from .recipes import PRESETS, SCRATCH
+
+PROBE = (8, 64)  # random ids that measure how long the backbone's hidden states are
+
+
+def read_backbone(name: str) -> dict:
+    """Fields of a TokMatConfig, at least `backbone_config`, from a preset, a JSON file or its folder.
+
+    Raises:
+        FileNotFoundError: neither a preset nor a file. ValueError: not the JSON of a configuration.
+    """
+    if name in PRESETS:
+        return {"backbone_config": dict(PRESETS[name])}
+    path = Path(name).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"--backbone {name} is neither a preset ({', '.join(PRESETS)}) nor a JSON file")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--backbone {name} is not JSON ({error})") from error
+    if not isinstance(values, dict) or "model_type" not in values:
+        raise ValueError(f'--backbone {name} has no "model_type"')
+    values = values if values["model_type"] == TokMatConfig.model_type else {"backbone_config": values}
+    if not isinstance(values.get("backbone_config"), dict):
+        raise ValueError(f'--backbone {name} is a TokMat configuration without "backbone_config"')
+    for level in (values, values["backbone_config"]):  # weights from scratch are float32
+        level.pop("dtype", None), level.pop("torch_dtype", None)
+    return values
+
+
+def special_tokens(tokenizer) -> dict[str, int]:
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return dict(bos_token_id=bos, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+
+
+def check_vocabulary(tokenizer, config, source: str) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {source} only {config.vocab_size}")
+
+
+def make_model(source: str | None, backbone: str | None, given: dict, tokenizer) -> TokMatForContinuousLM:
+    """A saved model (`source`) or a new one, with the fields that were `given` and the tokenizer's special tokens.
+
+    Raises:
+        ValueError: a field with a wrong value, or a tokenizer with more tokens than the saved model.
+    """
+    tokens = special_tokens(tokenizer)
+    if source is None:
+        values = SCRATCH | read_backbone("small" if backbone is None else backbone) | given | tokens
+        values["backbone_config"] |= {"vocab_size": len(tokenizer), **tokens}
+        config = TokMatConfig.from_dict(values)
+        if config.embedding_radius is None:
+            config.embedding_radius = math.sqrt(config.hidden_size)
+        return TokMatForContinuousLM(config)
+    config = tokmat_config(source, **given, **tokens)
+    check_vocabulary(tokenizer, config, source)
+    model = TokMatForContinuousLM.from_pretrained(source, config=config, dtype=torch.float32)
+    settings = {item.name for item in dataclasses.fields(MaturationSettings)}
+    for name, value in (given | tokens).items():  # decode as trained: one schedule for both
+        if name in settings or name in tokens:
+            setattr(model.generation_config, name, value)
+    model.generation_config.tail_length = min(model.generation_config.tail_length, config.max_tail_length)
+    return model
+
+
+def make_baseline(source: str | None, backbone: str | None, tokenizer) -> PreTrainedModel:
+    """A saved causal language model (`source`), or a new one of the architecture `backbone`.
+
+    A new one ties its head to its embeddings unless the architecture says otherwise: TokMat has one table too.
+
+    Raises:
+        ValueError: a tokenizer with more tokens than the saved model. OSError: no such model.
+    """
+    tokens = special_tokens(tokenizer)
+    if source is not None:
+        model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32)
+        check_vocabulary(tokenizer, model.config, source)
+    else:
+        values = {"tie_word_embeddings": True} | read_backbone("small" if backbone is None else backbone)[
+            "backbone_config"
+        ]
+        config = AutoConfig.for_model(**values | {"vocab_size": len(tokenizer), **tokens})
+        model = AutoModelForCausalLM.from_config(config)
+    for name, value in tokens.items():
+        setattr(model.generation_config, name, value)
+    return model
+
+
+@torch.no_grad()
+def from_autoregressive(model: PreTrainedModel, **fields) -> TokMatForContinuousLM:
+    """The backbone and the embeddings of a causal language model, inside a TokMat model that starts as that backbone.
+
+    R is the mean row norm of the pretrained embeddings, so that the network reads vectors as long as those it was
+    trained on. The head is the identity times one factor, measured on random ids, that makes predicted vectors as
+    long as embeddings: with the plain identity the regression term, which is divided by R^2, would outweigh everything
+    else. Where the model ties its output to its embeddings, the ranking of the nearest neighbours is near the model's
+    own from the start.
+
+    Args:
+        model: any decoder-only transformers model with a causal language modelling head.
+        fields: other fields of `TokMatConfig`.
+
+    Raises:
+        ValueError: the architecture cannot be a backbone (see `TokMatConfig.backbone_config`), or a wrong field.
+    """
+    config = TokMatConfig(backbone_config=model.config.__class__.from_dict(model.config.to_dict()), **fields)
+    tokmat = TokMatForContinuousLM(config)
+    tokmat.backbone.load_state_dict(model.base_model.state_dict())
+    tokmat.to(model.dtype).eval()
+    if "embedding_radius" not in fields:
+        config.embedding_radius = None  # measured anew, on the pretrained table
+    ids = torch.randint(config.vocab_size, PROBE, generator=torch.Generator().manual_seed(0))
+    if config.max_position_embeddings is not None:
+        ids = ids[:, : config.max_position_embeddings]
+    predicted = tokmat(ids, use_cache=False, logits_to_keep=torch.empty(0, dtype=torch.long)).predicted_embeds
+    tokmat.head.weight.mul_(tokmat.embedding_radius / predicted.float().norm(dim=-1).mean().item())
+    return tokmat
+
+
+def convert_folder(source: str, folder: Path) -> None:
+    """Save the TokMat model that starts from the autoregressive one in `source`, and its tokenizer, in `folder`.
+
+    Raises:
+        ValueError: `folder` holds a model. OSError: `source` holds none.
+    """
+    if is_finished(folder):
+        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
+    model = load_pretrained(AutoModelForCausalLM.from_pretrained, source)
+    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+    converted = from_autoregressive(model, **SCRATCH)
+
+    def save(temporary):
+        converted.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    save_whole(save, folder)
