@@ -77,6 +77,18 @@ def demo(
     _run("demo", lambda _: _demo(output_dir, minutes, steps, data), [])
 
 
+@app.command("own-text", **_FORWARDED)
+def own_text(context: typer.Context) -> None:
+    """Write a model's own text, to train its tail on: `tokmat own-text MODEL --prompts TEXTS --output FILE`."""
+
+    def run(arguments):
+        from .commands.own_text import run as run_own_text
+
+        return run_own_text(arguments)
+
+    _run("own-text", run, context.args)
+
+
 @app.command(**_FORWARDED)
 def evaluate(context: typer.Context) -> None:
     """Judge a model's text and tail beside people's and a baseline's: `tokmat evaluate FOLDER --data held-out.txt`."""
