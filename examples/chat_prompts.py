@@ -201,7 +201,8 @@ SYSTEMS = ("Answer briefly.", "You are a helpful assistant.", "You are a careful
 COMMON = set("that this with have from they were what when there which their would could about them then than".split())
 COMMON |= set("into only some your been more said very will over upon after before where while because these".split())
 NOUN = re.compile(
-    r"\b(?:the|an?|his|her|their|my) (?:[a-z]+ )?([a-z]{4,})(?=[.,;!?]| (?:and|of|in|to|was|is|had|on|that|who|for|at)\b)"
+    r"\b(?:the|an?|his|her|their|my) (?:[a-z]+ )?([a-z]{4,})"
+    r"(?=[.,;!?]| (?:and|of|in|to|was|is|had|on|that|who|for|at)\b)"
 )
 
 

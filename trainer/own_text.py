@@ -3,19 +3,20 @@
 
     sources = [("stories.txt", document_prompts(load_documents("stories.txt"), tokenizer, "stories", seed=0))]
     batches = draw_batches(sources, [1.0], batch_size=32, texts=4000, seed=0)
-    write_own_text(model, tokenizer, batches, Path("own.jsonl"), {"max_new_tokens": 160})
+    write_own_text(model, tokenizer, batches, Path("own.jsonl"), {"max_new_tokens": 160, "stop_loops": True})
     rows = load_own_text("own.jsonl", loop_share=0.3)
 
 The output is one JSON object per line and answer:
 
     prompt_ids   ids of the prompt, chat template included
-    answer_ids   ids of the greedy answer, which ends with an end-of-sequence id or after `max_new_tokens`
+    answer_ids   ids of the greedy answer, which ends with an end-of-sequence id, where it is stuck in a
+                 loop, or after `max_new_tokens`
     text         prompt and answer, without a bos in front and an end-of-sequence id behind, which training rows have
-                 anyway; where the answer was cut at `max_new_tokens`, up to the last whole sentence: so the file is a
+                 anyway; where the answer was cut, up to the last whole sentence: so the file is a
                  corpus for `tokmat train --tail-data`
     kind         the prompt's "kind", or the name of the file it comes from
     rep3         share of the answer's trigrams that repeat one in it (Welleck et al. 2020: seq-rep-3), in [0, 1]
-    loops        whether that is more than 0.3
+    loops        whether that is more than 0.3, or the answer is stuck (`is_stuck`)
 """
 
 import itertools
@@ -35,6 +36,7 @@ from .evaluation.metrics import rep_n
 
 PROMPT_TOKENS = (4, 8, 16, 32, 64)  # of a document that is continued
 LOOP = 0.3  # Rep-3 above which an answer counts as a loop
+STAGE = 32  # tokens after which finished answers leave the batch
 POOL = 8  # batches that are drawn together and sorted by length
 CHARACTERS_PER_TOKEN = 16  # more than any prompt has; only so much of a document is tokenized
 
@@ -161,24 +163,51 @@ def draw_batches(
 
 
 @torch.inference_mode()
-def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, stop_loops=True) -> list[list[int]]:
     """Greedy answers to a batch of prompts, each up to and with its first end-of-sequence id.
 
     It is what the model's `generate` writes with its own generation config, without sampling; a TokMat model writes
-    with a tail of one slot whose prediction is taken as it is.
+    with a tail of one slot whose prediction is taken as it is. Every `STAGE` tokens the answers that are finished, and
+    with `stop_loops` those that are stuck (`is_stuck`), leave the batch.
     """
-    ends = _ends(model, tokenizer)
-    longest = max(map(len, prompts))
+    ends, longest = _ends(model, tokenizer), max(map(len, prompts))
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=model.device)
-    options = {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": pad}
+    options = {"eos_token_id": ends, "pad_token_id": pad, "return_dict_in_generate": True}
     if model.config.model_type == "tokmat":
         options |= {"tail_length": 1, "alpha_max": 1.0, "commit": "front"}
     else:
         options |= {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-    answers = model.generate(ids, attention_mask=mask, **options)[:, longest:].tolist()
-    return [row[: next((place + 1 for place, token in enumerate(row) if token in ends), None)] for row in answers]
+    answers, places, cache = [[] for _ in prompts], list(range(len(prompts))), None
+    for written in range(0, max_new_tokens, STAGE):
+        new = min(STAGE, max_new_tokens - written)
+        output = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=new, **options)
+        going = []
+        for row, place in enumerate(places):
+            found = output.sequences[row, longest:].tolist()
+            end = next((at + 1 for at, token in enumerate(found) if token in ends), None)
+            answers[place] = found[:end]
+            if end is None and not (stop_loops and is_stuck(found)):
+                going.append(row)
+        if not going:
+            break
+        ids, cache = output.sequences[going], output.past_key_values
+        mask = torch.cat([mask[going], mask.new_ones(len(going), new)], dim=1)
+        if len(going) < len(places):
+            cache.batch_select_indices(torch.tensor(going, device=model.device))
+            places = [places[row] for row in going]
+    return answers
+
+
+def is_stuck(tokens: list[int], times: int = 3, repeated: int = 24) -> bool:
+    """Whether the end is one phrase at least `times` in a row, at least `repeated` tokens being repeats of earlier
+    ones."""
+    for length in range(1, len(tokens) // times + 1):
+        again = max((times - 1) * length, repeated)
+        if len(tokens) >= again + length and tokens[-again:] == tokens[-again - length : -length]:
+            return True
+    return False
 
 
 def _ends(model, tokenizer) -> list[int]:
@@ -197,7 +226,7 @@ def make_row(prompt: Prompt, answer_ids: list[int], ends: list[int], tokenizer) 
     text = text if ended or sentences is None else sentences[0]
     rep3 = round(rep_n([answer_ids], 3), 3)
     row = {"prompt_ids": prompt.ids, "answer_ids": answer_ids, "text": text.strip(), "kind": prompt.kind}
-    return row | {"rep3": rep3, "loops": rep3 > LOOP}
+    return row | {"rep3": rep3, "loops": rep3 > LOOP or is_stuck(answer_ids)}
 
 
 def write_own_text(
@@ -209,7 +238,8 @@ def write_own_text(
     what is there in the end does not depend on where it was interrupted.
 
     Args:
-        settings: "max_new_tokens", and whatever else the answers depend on; a run goes on only under the same ones.
+        settings: "max_new_tokens", "stop_loops", and whatever else the answers depend on; a run goes on only under
+            the same ones.
         progress: called with the rows of each batch and whether they are new.
 
     Raises:
@@ -241,7 +271,7 @@ def write_own_text(
                 )
             written = len(rows) < len(batch)
             if written:
-                answers = answer(model, tokenizer, [prompt.ids for prompt in batch], new)
+                answers = answer(model, tokenizer, [prompt.ids for prompt in batch], new, settings["stop_loops"])
                 rows = [make_row(prompt, ids, ends, tokenizer) for prompt, ids in zip(batch, answers)]
                 file.seek(start)
                 file.truncate()

@@ -42,6 +42,7 @@ class OwnTextArguments:
     texts: int = _argument("prompts that are answered", 4000)
     max_new_tokens: int = _argument("longest answer", 160)
     batch_size: int = _argument("prompts that are answered at a time", 64)
+    stop_loops: bool = _argument("stop an answer that says one phrase three times in a row", True)
     prompt_tokens: list[int] = field(
         default_factory=lambda: list(PROMPT_TOKENS), metadata={"help": "lengths of the beginnings that are continued"}
     )
