@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from trainer.cli import app
+from trainer.conversion import from_autoregressive
 from trainer.data import load_documents
 from trainer.evaluation import mauve, metrics
 from trainer.evaluation.page import page
 from trainer.evaluation.prompts import windows
 from trainer.evaluation.report import pieces
-from trainer.models import from_autoregressive, make_baseline
+from trainer.models import make_baseline
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,10 @@ def models(tokenizer, tmp_path_factory):
     for number, name in enumerate(("one", "two")):
         torch.manual_seed(number)
         baseline = make_baseline(None, "tiny", tokenizer)
-        for kind, model in ((name, from_autoregressive(baseline, negatives="all")), (f"ar-{name}", baseline)):
+        for kind, model in (
+            (name, from_autoregressive(baseline, "sphere", negatives="all")),
+            (f"ar-{name}", baseline),
+        ):
             model.save_pretrained(folder / kind)
             tokenizer.save_pretrained(folder / kind)
     return folder / "one", folder / "two", folder / "ar-one"
