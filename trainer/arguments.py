@@ -111,7 +111,7 @@ class DataArguments:
     text_column: str = argument("column that holds the text", "text")
     streaming: bool = argument("read the data while training, without a copy on the disk; needs --max-steps", False)
     tail_data: list[str] | None = argument(
-        "further text, which trains the tails alone: what the model itself wrote (examples/own_text.py)",
+        "further text, which trains the tails alone: what the model itself wrote (tokmat own-text)",
         metavar="SOURCE",
     )
     tail_share: float = argument("part of the training rows that --tail-data gives, some of them repeatedly", 0.5)

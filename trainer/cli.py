@@ -82,6 +82,16 @@ def convert(
     _run("convert", model, folder, geometry, tail_adapter_rank, Path(model) if gguf else None)
 
 
+@app.command()
+def attach(
+    source: Annotated[str, typer.Argument(help="An autoregressive model: a folder or a Hub name.")],
+    adapter: Annotated[str, typer.Argument(help="A tail that was trained beside it: a folder or a Hub name.")],
+    folder: Annotated[Path, typer.Argument(help="Where the TokMat model goes.")],
+) -> None:
+    """Put a tail on the model that it was trained beside: the same text in fewer forward passes."""
+    _run("attach", source, adapter, folder)
+
+
 def _run(verb: str, *arguments, debug: bool = False) -> None:
     """Exit with what the verb's `run` returns; errors that the user can mend become one line and code 2."""
     debug = debug or os.environ.get("TOKMAT_DEBUG", "0") not in ("", "0")

@@ -27,6 +27,7 @@ from .collator import TokMatDataCollator
 from .models import make_baseline, make_model, read_backbone
 from .own_text import answer_rows, is_own_text, load_own_text
 from .recipes import LOOK_AHEAD, SCRATCH, SOURCE_TAIL, TRAINING_DEFAULTS
+from .tail_adapter import save_tail_adapter
 from .tokmat_trainer import TokMatTrainer
 from .training_args import TokMatTrainingArguments
 
@@ -239,6 +240,8 @@ def fit(plan: TrainingPlan) -> int:
     if baseline:
         model.config.use_cache = True
     save_whole(trainer.save_model, folder)
+    if args.should_save and fields.get("train") == "tail":
+        save_tail_adapter(trainer.tokmat, folder, start.model)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}
     if baseline and metrics:  # its loss is the cross-entropy, which TokMat's is not
         metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
