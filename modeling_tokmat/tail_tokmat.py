@@ -32,8 +32,9 @@ class Tail:
     """
     K uncommitted vectors per row, under Algorithm 1: every step commits slot 1, whatever its state.
 
-    `vectors` are fed (they lie in input space), `logits` say what a slot would become if it were committed now; both
-    follow from `update`, the one place where predictions enter.
+    `vectors` are fed (they lie in input space), `queries` are scored (they lie in query space, and are the same where
+    the two are one), `logits` say what a slot would become if it were committed now; all of them follow from `update`,
+    the one place where predictions enter.
 
     Args:
         model: for `conditions` and the type of its weights. vocabulary: a [`Vocabulary`], one for the whole run.
@@ -50,9 +51,16 @@ class Tail:
         self.eta = update_rates(a, settings.rate).to(self.device, noise.dtype)
         self.first = [0] * batch_size  # per row the index, among generated tokens, of the one that slot 1 becomes
         self.vectors = noise.embryos(self.first, settings.tail_length)
+        # Noise says nothing of any token.
+        self._queries = None if vocabulary.one_space else torch.zeros_like(self.vectors)
         self.steps, self.slots, self.copies = 0, 0, 1
         self.before = self.logits = None
         self._layout = None, None, None
+
+    @property
+    def queries(self) -> torch.Tensor:
+        """What the slots are scored by, (batch, slots, d)."""
+        return self.vectors if self._queries is None else self._queries
 
     @property
     def told_length(self) -> int:
@@ -74,7 +82,7 @@ class Tail:
         if self._layout[0] != (own, slots, copies):
             told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:slots]] * copies])
             places = torch.arange(1, slots + 1, device=self.device).repeat(copies)
-            self._layout = (own, slots, copies), self.model.conditions(told[None], length), places
+            self._layout = (own, slots, copies), self.model.conditions(told[None], length, own), places
         vectors = self.vectors[:, :slots].to(committed.vectors.dtype)
         _, conditions, places = self._layout
         return Feed(
@@ -98,12 +106,17 @@ class Tail:
         moved = predicted.shape[1]
         eta = self.eta[:moved]
         self.before, rest = self.vectors[:, :moved], self.vectors[:, moved:]
-        after = update_tail(self.before, predicted, eta, self.settings.direction_rate)
+        # A single slot is committed and gone: it is scored, and never fed.
+        inputs = predicted if moved == 1 else self.vocabulary.as_inputs(predicted)
+        after = update_tail(self.before, inputs, eta, self.settings.direction_rate)
         if self.settings.dynamics_noise > 0:
             after = after + eta[:, None] * self.noise.of_dynamics(self.first, moved, self.steps)
         self.vectors = torch.cat([after, rest], dim=1)
+        if self._queries is not None:
+            queries = update_tail(self._queries[:, :moved], predicted, eta, self.settings.direction_rate)
+            self._queries = torch.cat([queries, self._queries[:, moved:]], dim=1)
         # One projection for all slots that this step may commit.
-        self.logits = self.vocabulary.scores(after[:, : self.candidates])
+        self.logits = self.vocabulary.scores(self.queries[:, : self.candidates])
 
     def guided(self, predicted: torch.Tensor) -> torch.Tensor:
         """z^ <- u + s (z^ - u), u being what the copy predicts, which sees the tail alone."""
@@ -125,25 +138,37 @@ class Tail:
 
     # -- 4. move up ---------------------------------------------------------------------------------------------------
 
-    def move_up(self, counts: list[int]) -> None:
-        """Drop the first counts[r] slots of row r, which were committed; embryos enter at the end."""
+    def move_up(self, counts: list[int], last: torch.Tensor) -> None:
+        """Drop the first counts[r] slots of row r, which were committed; embryos enter at the end.
+
+        Args:
+            last: the vector that each row committed last, (batch, d).
+        """
         self.steps += 1
         longest = max(counts)
         if longest == 0:
             return
         length = self.vectors.shape[1]
         entering = self.noise.embryos([first + length for first in self.first], longest)
-        if min(counts) == longest:
-            self.vectors = torch.cat([self.vectors, entering], dim=1)[:, longest:]
-        else:
-            self.vectors = shift(self.vectors, entering, torch.tensor(counts, device=self.device))
+        self.vectors = self._shifted(self.vectors, entering, counts)
+        if self._queries is not None:
+            self._queries = self._shifted(self._queries, torch.zeros_like(entering), counts)
         self.first = [first + count for first, count in zip(self.first, counts)]
+
+    def _shifted(self, slots: torch.Tensor, entering: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        if min(counts) == max(counts):
+            return torch.cat([slots, entering], dim=1)[:, counts[0] :]
+        return shift(slots, entering, torch.tensor(counts, device=self.device))
 
     # -- what it shows ------------------------------------------------------------------------------------------------
 
     def shown(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The slots that the last update moved, before and after it, (batch, slots, d); until `move_up`."""
         return self.before, self.vectors[:, : self.before.shape[1]]
+
+    def scored(self) -> torch.Tensor:
+        """What those slots are scored by, (batch, slots, d); until `move_up`."""
+        return self.queries[:, : self.before.shape[1]]
 
     def displacement(self) -> torch.Tensor:
         """|| z~ after - before || / R of the last update, (batch, slots)."""
@@ -154,7 +179,7 @@ class Tail:
         """What the tail would become, for slots within `remaining` tokens, (batch, slots), and their maturity,
         (slots,); after `move_up`."""
         slots = min(self.settings.tail_length - 1, max(remaining, 0))
-        return self.vocabulary.nearest(self.vectors[:, :slots]), self.maturity_after[1 : slots + 1]
+        return self.vocabulary.nearest(self.queries[:, :slots]), self.maturity_after[1 : slots + 1]
 
 
 class StableTail(Tail):
@@ -194,8 +219,8 @@ class StableTail(Tail):
         self.waited[rows] = 0
         return rows
 
-    def move_up(self, counts):
-        super().move_up(counts)
+    def move_up(self, counts, last):
+        super().move_up(counts, last)
         none = torch.full_like(self.known, -1)
         self.known = shift(self.known, none, torch.tensor(counts, device=self.device))
 

@@ -53,7 +53,7 @@ def describe(tail, vectors: bool, start: list[int], counts: list[int], k: int = 
         return -(log_p.exp() * log_p).sum(-1)
 
     vocabulary, (_, slots) = tail.vocabulary, tail.shown()
-    cosines = vocabulary.scores(slots).float() / vocabulary.logit_scale
+    cosines = vocabulary.scores(tail.scored()).float() / vocabulary.logit_scale
     nearest = vocabulary.embed(cosines.argmax(-1)).to(slots)
     top = cosines.topk(min(k, cosines.shape[-1]), dim=-1)
     return MaturationStep(

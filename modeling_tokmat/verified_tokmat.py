@@ -7,6 +7,8 @@ from .draft_budget_tokmat import DraftBudget
 from .maturation_tokmat import update_tail
 from .tail_tokmat import Feed, Tail
 
+SUCCESSORS = 32  # likeliest tokens of a slot that the successor head chooses among
+
 
 class VerifiedTail(Tail):
     """
@@ -30,6 +32,8 @@ class VerifiedTail(Tail):
         # Branches reach this far beyond slot K, where embryos are.
         beyond = self.noise.embryos([self.settings.tail_length] * self.batch_size, self.budget.longest + 1)
         self.vectors = torch.cat([self.vectors, beyond], dim=1)
+        if self._queries is not None:
+            self._queries = torch.zeros_like(self.vectors)
         self.layouts = {}
 
     @property
@@ -69,41 +73,72 @@ class VerifiedTail(Tail):
             branch = torch.arange(branches, device=self.device).repeat_interleave(slots)
             slot = torch.arange(1, slots + 1, device=self.device).repeat(branches)
             places = torch.cat([torch.arange(1, drafts + 1, device=self.device), branch + slot])
-            self.layouts[own, drafts, slots] = self.model.conditions(told, lengths if slots else 1), places
+            self.layouts[own, drafts, slots] = self.model.conditions(told, lengths if slots else 1, exact), places
         return self.layouts[own, drafts, slots]
 
     def update(self, predicted):
         exact, slots = self.candidates, self.slots
         self.predicted, ahead = predicted[:, :exact], predicted[:, exact:]
-        behind = [self.vectors[:, i + 1 : i + 1 + slots] for i in range(exact)]
-        # The tail behind each number of drafts that may come true.
-        ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : slots + 1].repeat(exact))
+        if self.vocabulary.one_space:
+            # The tail behind each number of drafts that may come true.
+            behind = [self.vectors[:, i + 1 : i + 1 + slots] for i in range(exact)]
+            ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : slots + 1].repeat(exact))
         logits = self.vocabulary.scores(torch.cat([self.predicted, ahead], dim=1))
         self.logits = logits[:, :exact]
-        # As argmax, which takes six times as long over several rows of bfloat16 on the CPU.
-        self.found = logits[:, exact:].max(dim=-1).indices.view(self.batch_size, exact, slots)
         self.ahead = ahead.view(self.batch_size, exact, slots, ahead.shape[-1])
+        self.ahead_logits = logits[:, exact:].view(self.batch_size, exact, slots, logits.shape[-1])
 
     def accepts(self, slot, rows, tokens):
         """Slot 1, and each further slot as long as the token committed before it is the draft that its prediction was
         made from."""
         return rows if slot == 0 else rows & (self.drafts[:, slot - 1] == tokens)
 
-    def move_up(self, counts):
-        super().move_up(counts)
+    def move_up(self, counts, last):
+        super().move_up(counts, last)
         rows, branch = slice(None), max(counts[0] - 1, 0)
         if min(counts) != max(counts):
             branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
             rows = torch.arange(self.batch_size, device=self.device)
         self.budget.learn(self.drafts.shape[1], [count for count in counts if count > 0])  # of rows that still run
-        self.vectors[:, : self.slots] = self.ahead[rows, branch]
-        self.drafts = self.propose(rows, branch)
+        ahead, logits = self.ahead[rows, branch], self.ahead_logits[rows, branch]
+        self.drafts = self.propose(ahead, logits, last)
+        if self.vocabulary.one_space:
+            self.vectors[:, : self.slots] = ahead
+        elif self.slots:
+            inputs = self.vocabulary.as_inputs(ahead, logits)
+            moved = update_tail(self.vectors[:, : self.slots], inputs, self.eta[1 : self.slots + 1])
+            self.vectors[:, : self.slots], self._queries[:, : self.slots] = moved, ahead
 
-    def propose(self, rows, branch) -> torch.Tensor:
-        """Drafts of the next step, (batch, n): the nearest tokens of the branch that came true, `branch` of `rows`."""
-        return self.found[rows, branch]
+    def propose(self, ahead, logits, last) -> torch.Tensor:
+        """Drafts of the next step, (batch, n): the nearest tokens of the branch that came true; through the successor
+        head, where there is one, each after the token before it.
+
+        Args:
+            ahead, logits: of that branch, (batch, n, d) and (batch, n, V). last: its last token's vector, (batch, d).
+        """
+        successor, vocabulary = self.model.successor, self.vocabulary
+        if successor is None or self.slots == 0:
+            # As argmax, which takes six times as long over several rows of bfloat16 on the CPU.
+            return logits.max(dim=-1).indices
+        likeliest = logits.topk(min(SUCCESSORS, logits.shape[-1]), dim=-1).indices
+        keys, drafts = vocabulary.keys_of(likeliest), []
+        for slot in range(self.slots):
+            query = successor(ahead[:, slot], last, vocabulary.radius)
+            scores = vocabulary.scores_among(query, likeliest[:, slot], keys[:, slot])
+            drafts.append(likeliest[:, slot].gather(1, scores.argmax(dim=-1, keepdim=True)))
+            last = vocabulary.embed(drafts[-1][:, 0])
+        return torch.cat(drafts, dim=1)
 
     def shown(self):
         """The exact slots, and the tail behind them all."""
-        after = torch.cat([self.predicted, self.ahead[:, -1]], dim=1)
-        return self.vectors[:, : after.shape[1]], after
+        exact, behind = self.candidates, self.vectors[:, self.candidates : self.candidates + self.slots]
+        if self.vocabulary.one_space:
+            after = torch.cat([self.predicted, self.ahead[:, -1]], dim=1)
+        else:
+            inputs = self.vocabulary.as_inputs(self.ahead[:, -1], self.ahead_logits[:, -1])
+            moved = update_tail(behind, inputs, self.eta[1 : self.slots + 1])
+            after = torch.cat([self.vocabulary.as_inputs(self.predicted, self.logits), moved], dim=1)
+        return self.vectors[:, : exact + self.slots], after
+
+    def scored(self):
+        return torch.cat([self.predicted, self.ahead[:, -1]], dim=1)
