@@ -72,7 +72,7 @@ def decode(
         record.step(network.outputs, tail, start, counts)
         # 4. committed slots become exact embeddings, the tail moves up, embryos enter
         committed.advance(fed.vectors.shape[1], counts, vectors, fed.exact)
-        tail.move_up(counts, committed.last_vector)
+        tail.move_up(counts, committed)
         stream.put(committed, tail, ending.unfinished)
     ending.close(committed)
     stream.end()

@@ -36,11 +36,13 @@ class TokMatGenerateOutput(GenerateDecoderOnlyOutput):
         num_forwards (`int`): forward passes, the one over the prompt included.
         tokens_per_forward (`float`): committed tokens per row and forward pass.
         maturation (`tuple` of [`MaturationStep`]): the trace, one entry per step, with `output_maturation`.
+        drafts_taken (`dict`): with `commit="verified"`, how many drafts of the "tail" and of the "lookup" came true.
     """
 
     num_forwards: int | None = None
     tokens_per_forward: float | None = None
     maturation: tuple | None = None
+    drafts_taken: dict | None = None
 
 
 class TokMatGenerationMixin(GenerationMixin):
@@ -98,7 +100,7 @@ class TokMatGenerationMixin(GenerationMixin):
 
         # Sampling warpers and transformers' own guidance must not join in, nor may its validation refuse several
         # return sequences, which differ here without sampling.
-        hidden = (*SAMPLING_FLAGS, "num_return_sequences", "guidance_scale")
+        hidden = (*SAMPLING_FLAGS, "num_return_sequences", "guidance_scale", "prompt_lookup_num_tokens")
         asked = {name: kwargs.pop(name) for name in SAMPLING_FLAGS if name in kwargs}
         if given is not None:
             asked = {name: getattr(given, name, None) for name in SAMPLING_FLAGS} | asked
@@ -130,7 +132,9 @@ class TokMatGenerationMixin(GenerationMixin):
             new_tokens = min(max_cache_length, generation_config.max_new_tokens or max_cache_length)
             max_cache_length += batch_size * generation_config.num_return_sequences * new_tokens
         if settings.commit == "verified":
-            max_cache_length += DraftBudget.positions(DraftBudget.most(settings.tail_length))
+            max_cache_length += DraftBudget.most_positions(
+                settings.tail_length, settings.prompt_lookup_num_tokens or 0
+            )
         elif settings.commit != "front" or settings.guidance_scale != 1:
             max_cache_length += 2 * settings.tail_length
         return super()._prepare_cache_for_generation(
@@ -183,6 +187,7 @@ class TokMatGenerationMixin(GenerationMixin):
             num_forwards=network.num_forwards,
             tokens_per_forward=sum(committed.counts) / batch_size / network.num_forwards,
             maturation=record.trace,
+            drafts_taken=tail.came_true,
             **record.by_name,
         )
 

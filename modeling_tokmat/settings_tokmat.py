@@ -30,6 +30,8 @@ class MaturationSettings:
         history_smoothing: m; a committed vector is R * normalise(m * previous + (1 - m) * e_x).
         dynamics_noise: each update adds dynamics_noise * eta_j * R * unit noise.
         direction_rate: polar updates that turn by direction_rate * eta_j of the angle; None is off.
+        prompt_lookup_num_tokens: with `commit="verified"`, how many tokens a repeated n-gram may propose as drafts
+            beside the tail, in [1, 10]; None is off.
         output_maturation: return the trace; `"vectors"`: with the vectors themselves.
 
     Raises:
@@ -52,6 +54,7 @@ class MaturationSettings:
     history_smoothing: float = 0.0
     dynamics_noise: float = 0.0
     direction_rate: float | None = None
+    prompt_lookup_num_tokens: int | None = None
     output_maturation: bool | str = False
 
     def __post_init__(self):
@@ -72,6 +75,10 @@ class MaturationSettings:
         check("history_smoothing", is_number(self.history_smoothing, 0) and self.history_smoothing < 1, "in [0, 1)")
         turns = self.direction_rate is None or is_number(self.direction_rate, 0, STRONGEST)
         check("direction_rate", turns, f"None or {scale}")
+        lookup = self.prompt_lookup_num_tokens
+        check("prompt_lookup_num_tokens", lookup is None or is_integer(lookup, 1, 10), "None or an integer in [1, 10]")
+        exact = lookup is None or self.commit == "verified"
+        check("prompt_lookup_num_tokens", exact, 'None, unless commit is "verified": its drafts are checked')
         check("output_maturation", self.output_maturation in (False, True, "vectors"), 'False, True or "vectors"')
         if self.commit == "verified":
             off = {"guidance_scale": 1.0, "history_noise": 0.0, "history_smoothing": 0.0}

@@ -41,6 +41,7 @@ class Tail:
         settings: [`MaturationSettings`]. noise: a [`DecodingNoise`]. batch_size: rows.
     """
 
+    came_true: dict[str, int] | None = None  # drafts by where they came from, where there are any
     lockstep = True  # every row commits the same number of tokens at every step, so nothing waits for the device
 
     def __init__(self, model, vocabulary, settings, noise: DecodingNoise, batch_size: int):
@@ -138,12 +139,8 @@ class Tail:
 
     # -- 4. move up ---------------------------------------------------------------------------------------------------
 
-    def move_up(self, counts: list[int], last: torch.Tensor) -> None:
-        """Drop the first counts[r] slots of row r, which were committed; embryos enter at the end.
-
-        Args:
-            last: the vector that each row committed last, (batch, d).
-        """
+    def move_up(self, counts: list[int], committed: Committed) -> None:
+        """Drop the first counts[r] slots of row r, which `committed` took in; embryos enter at the end."""
         self.steps += 1
         longest = max(counts)
         if longest == 0:
@@ -219,8 +216,8 @@ class StableTail(Tail):
         self.waited[rows] = 0
         return rows
 
-    def move_up(self, counts, last):
-        super().move_up(counts, last)
+    def move_up(self, counts, committed):
+        super().move_up(counts, committed)
         none = torch.full_like(self.known, -1)
         self.known = shift(self.known, none, torch.tensor(counts, device=self.device))
 

@@ -3,7 +3,7 @@
 
 import torch
 
-from .draft_budget_tokmat import DraftBudget
+from .draft_budget_tokmat import DraftBudget, PromptLookup
 from .maturation_tokmat import update_tail
 from .tail_tokmat import Feed, Tail
 
@@ -27,10 +27,16 @@ class VerifiedTail(Tail):
     def __init__(self, *args):
         super().__init__(*args)
         wide = torch.finfo(self.model.dtype).bits > 16
-        self.budget = DraftBudget(DraftBudget.most(self.settings.tail_length), self.batch_size, wide)
+        most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing)
+        looked_up = self.settings.prompt_lookup_num_tokens or 0
+        self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
+        self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts
+        self.came_true = {"tail": 0, "lookup": 0}  # drafts by where they came from
         self.drafts = torch.empty(self.batch_size, 0, dtype=torch.long, device=self.device)
         # Branches reach this far beyond slot K, where embryos are.
-        beyond = self.noise.embryos([self.settings.tail_length] * self.batch_size, self.budget.longest + 1)
+        reach = max(self.budget.longest, looked_up) + 1
+        beyond = self.noise.embryos([self.settings.tail_length] * self.batch_size, reach)
         self.vectors = torch.cat([self.vectors, beyond], dim=1)
         if self._queries is not None:
             self._queries = torch.zeros_like(self.vectors)
@@ -93,15 +99,15 @@ class VerifiedTail(Tail):
         made from."""
         return rows if slot == 0 else rows & (self.drafts[:, slot - 1] == tokens)
 
-    def move_up(self, counts, last):
-        super().move_up(counts, last)
+    def move_up(self, counts, committed):
+        super().move_up(counts, committed)
         rows, branch = slice(None), max(counts[0] - 1, 0)
         if min(counts) != max(counts):
             branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
             rows = torch.arange(self.batch_size, device=self.device)
-        self.budget.learn(self.drafts.shape[1], [count for count in counts if count > 0])  # of rows that still run
+        self._learn(counts)
         ahead, logits = self.ahead[rows, branch], self.ahead_logits[rows, branch]
-        self.drafts = self.propose(ahead, logits, last)
+        self.drafts = self.propose(ahead, logits, committed)
         if self.vocabulary.one_space:
             self.vectors[:, : self.slots] = ahead
         elif self.slots:
@@ -109,12 +115,42 @@ class VerifiedTail(Tail):
             moved = update_tail(self.vectors[:, : self.slots], inputs, self.eta[1 : self.slots + 1])
             self.vectors[:, : self.slots], self._queries[:, : self.slots] = moved, ahead
 
-    def propose(self, ahead, logits, last) -> torch.Tensor:
-        """Drafts of the next step, (batch, n): the nearest tokens of the branch that came true; through the successor
-        head, where there is one, each after the token before it.
+    def _learn(self, counts: list[int]) -> None:
+        running = [row for row, count in enumerate(counts) if count > 0]
+        given = [min(self.given[row], self.drafts.shape[1]) for row in running]
+        taken = [counts[row] for row in running]
+        self.budget.learn([self.arms[row] for row in running], given, taken)
+        for row, drafts, count in zip(running, given, taken):
+            self.came_true["tail" if self.arms[row] == "tail" else "lookup"] += min(count - 1, drafts)
+
+    def propose(self, ahead, logits, committed) -> torch.Tensor:
+        """Drafts of the next step, (batch, n): what the tail foresees, or what followed the same tokens before.
 
         Args:
-            ahead, logits: of that branch, (batch, n, d) and (batch, n, V). last: its last token's vector, (batch, d).
+            ahead, logits: of the branch that came true, (batch, slots, d) and (batch, slots, V).
+            committed: a [`Committed`].
+        """
+        foreseen = self.foreseen(ahead, logits, committed.last_vector)
+        self.arms, self.given = ["tail"] * self.batch_size, [foreseen.shape[1]] * self.batch_size
+        if not self.lookups:
+            return foreseen
+        rows = []
+        for row, drafts in enumerate(foreseen.tolist()):
+            written = committed.ids[row, : committed.length(row)].tolist()
+            found = self.lookups[row].propose(written)
+            self.arms[row], chosen = self.budget.choose(drafts, found)
+            self.given[row] = len(chosen)
+            rows.append(chosen)
+        widest = max(self.given)
+        # Whatever fills a row up is checked as drafts are, and so can do no harm.
+        return torch.tensor([row + [0] * (widest - len(row)) for row in rows], device=self.device).view(self.batch_size, widest)
+
+    def foreseen(self, ahead, logits, last) -> torch.Tensor:
+        """The nearest tokens of the branch that came true, (batch, slots); through the successor head, where there is
+        one, each after the token before it.
+
+        Args:
+            ahead, logits: as for `propose`. last: the vector of the token committed last, (batch, d).
         """
         successor, vocabulary = self.model.successor, self.vocabulary
         if successor is None or self.slots == 0:
