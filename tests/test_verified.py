@@ -7,7 +7,7 @@ from conftest import BACKBONES
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from modeling_tokmat import generation_tokmat
-from modeling_tokmat.draft_budget_tokmat import DraftBudget
+from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget
 from modeling_tokmat.maturation_tokmat import tail_maturities
 from modeling_tokmat.verified_tokmat import VerifiedTail
 
@@ -91,16 +91,16 @@ def test_verified_drafts_shrink_to_nothing_when_they_fail(make_model, prompt):
     assert sum(fed[1:]) < 2.5 * len(fed)
 
 
-@pytest.mark.parametrize(("cost", "most"), [(0.0, 16), (1.0, 1)])
+@pytest.mark.parametrize(("cost", "most"), [(0.0, 25), (1.0, 1)])
 def test_verified_spends_positions_only_where_they_are_cheap(make_model, prompt, monkeypatch, cost, most):
     for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
         monkeypatch.setattr(DraftBudget, name, cost)
-    monkeypatch.setattr(DraftBudget, "FIRST_SEEN", 10**6)
-    monkeypatch.setattr(DraftBudget, "MEMORY", 10**6)  # drafts go on although they fail
+    monkeypatch.setattr(Chances, "FIRST_SEEN", 10**6)
+    monkeypatch.setattr(Chances, "MEMORY", 10**6)  # drafts go on although they fail
     model = make_model()
     fed = count_fed(model)
     model.generate(prompt[:1], max_new_tokens=14, tail_length=8, commit="verified", eos_token_id=None)
-    assert max(fed[1:]) == most  # 1 committed vector, 3 drafts and 4 branches of 3 slots
+    assert max(fed[1:]) == most  # 1 committed vector, 4 drafts and 5 branches of 4 slots
 
 
 def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeypatch):
@@ -115,7 +115,7 @@ def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeyp
         def feed(self, committed):
             if self.steps == 1:
                 self.drafts, self.vectors[:, :5] = drafts, tail
-                self.budget.chances, self.budget.seen = [1.0, 1.0, 0.0], [100] * 3
+                self.budget.tail.chances, self.budget.tail.seen = [1.0, 1.0, 0.0, 0.0], [100] * 4
                 self.budget.position_cost, self.budget.rest = 0.0, 0
                 seen["ids"] = committed.ids[:, : committed.length(0)].clone()
             return super().feed(committed)
