@@ -98,13 +98,15 @@ def trained(story_file, tmp_path_factory):
 @pytest.fixture(scope="session")
 def models(tokenizer, tmp_path_factory):
     """(folder of a TokMat model, of another one, of an autoregressive model), untrained, of one tokenizer."""
-    from trainer.models import from_autoregressive, make_baseline
+    from trainer.conversion import from_autoregressive
+    from trainer.models import make_baseline
 
     folder = tmp_path_factory.mktemp("models")
     for number, name in enumerate(("one", "two")):
         torch.manual_seed(number)
         baseline = make_baseline(None, "tiny", tokenizer)
-        for kind, model in ((name, from_autoregressive(baseline, negatives="all")), (f"ar-{name}", baseline)):
+        converted = from_autoregressive(baseline, "sphere", negatives="all")
+        for kind, model in ((name, converted), (f"ar-{name}", baseline)):
             model.save_pretrained(folder / kind)
             tokenizer.save_pretrained(folder / kind)
     return folder / "one", folder / "two", folder / "ar-one"

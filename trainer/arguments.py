@@ -103,7 +103,7 @@ class DataArguments:
         metadata={
             "metavar": "SOURCE",
             "help": '"builtin", a text file, a folder, a .json, .jsonl, .csv or .parquet file (several files or '
-            "folders may be given), or the name of a Hub data set",
+            "folders may be given), the name of a Hub data set, or what a model wrote (tokmat own-text)",
         }
     )
     data_name: str | None = argument("configuration of a Hub data set")
@@ -111,10 +111,11 @@ class DataArguments:
     text_column: str = argument("column that holds the text", "text")
     streaming: bool = argument("read the data while training, without a copy on the disk; needs --max-steps", False)
     tail_data: list[str] | None = argument(
-        "further text, which trains the tails alone: what the model itself wrote (examples/own_text.py)",
+        "further text, which trains the tails alone: what the model itself wrote (tokmat own-text)",
         metavar="SOURCE",
     )
     tail_share: float = argument("part of the training rows that --tail-data gives, some of them repeatedly", 0.5)
+    loop_share: float = argument("most of the rows of a model's own text that may be stuck in a loop", 0.25)
     validation_data: list[str] | None = argument("held-out data, instead of a part of --data", metavar="SOURCE")
     validation_fraction: float = argument("part of the documents of --data that is held out; 0 = none", 0.02)
     block_size: int = argument("tokens per training row", 256)

@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -52,6 +52,10 @@ def demo(
 
 
 _forwarded(
+    "own-text",
+    "Write a model's own text, to train its tail on: `tokmat own-text MODEL --prompts TEXTS --output FILE`.",
+)
+_forwarded(
     "evaluate",
     "Judge a model's text and tail beside people's and a baseline's: `tokmat evaluate FOLDER --data held-out.txt`.",
 )
@@ -65,16 +69,34 @@ _forwarded(
 def convert(
     model: Annotated[str, typer.Argument(help="An autoregressive model: a folder or a Hub name.")],
     folder: Annotated[Path, typer.Argument(help="Where the TokMat model goes.")],
+    geometry: Annotated[
+        Literal["pretrained", "sphere"],
+        typer.Option(help="pretrained: what the source says, exactly; sphere: the paper's rows of one norm."),
+    ] = "pretrained",
+    tail_adapter_rank: Annotated[
+        int, typer.Option(help="Rank of adapters for a tail to be trained beside the source; 0 is none.", min=0)
+    ] = 0,
+    gguf: Annotated[bool, typer.Option("--gguf", help="MODEL is a GGUF file.")] = False,
 ) -> None:
-    """Make a TokMat model of a pretrained autoregressive one, to be trained on: `tokmat train --model FOLDER`."""
-    _run("convert", model, folder)
+    """Make a TokMat model of a pretrained autoregressive one: `tokmat convert SOURCE FOLDER`."""
+    _run("convert", model, folder, geometry, tail_adapter_rank, Path(model) if gguf else None)
+
+
+@app.command()
+def attach(
+    source: Annotated[str, typer.Argument(help="An autoregressive model: a folder or a Hub name.")],
+    adapter: Annotated[str, typer.Argument(help="A tail that was trained beside it: a folder or a Hub name.")],
+    folder: Annotated[Path, typer.Argument(help="Where the TokMat model goes.")],
+) -> None:
+    """Put a tail on the model that it was trained beside: the same text in fewer forward passes."""
+    _run("attach", source, adapter, folder)
 
 
 def _run(verb: str, *arguments, debug: bool = False) -> None:
     """Exit with what the verb's `run` returns; errors that the user can mend become one line and code 2."""
     debug = debug or os.environ.get("TOKMAT_DEBUG", "0") not in ("", "0")
     try:
-        code = import_module(f".commands.{verb}", __package__).run(*arguments)
+        code = import_module(f".commands.{verb.replace('-', '_')}", __package__).run(*arguments)
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except Exception as error:

@@ -26,6 +26,16 @@ LOOK_AHEAD = {
     "min_tail_length": 8,
     "max_tail_length": 8,
 }
+# What trains a tail beside a frozen source, `--train tail` (docs/LOOKAHEAD.md).
+SOURCE_TAIL = LOOK_AHEAD | {
+    "train": "tail",
+    "tail_adapter_rank": 16,
+    "successor_head": True,
+    "parallel_tails": 40,
+    "parallel_slots": 4,
+    "rollout_jump": 2,
+    "regression_weight": 0.3,
+}
 SCRATCH_HELP = {name: repr(value) for name, value in SCRATCH.items()} | {"embedding_radius": "sqrt(hidden_size)"}
 
 TRAINING_DEFAULTS = {

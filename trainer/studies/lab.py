@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_tokmat import TokMatForContinuousLM
 
 from ..checkpoints import is_finished
+from ..conversion import convert_folder
 from ..data import END_OF_TEXT, load_documents, split_documents
 from ..evaluation.decoders import write
 from ..evaluation.measures import interval, per_prompt
 from ..evaluation.prompts import Prompts, held_out_prompts
-from ..models import convert_folder
 from ..training_run import TrainingPlan, fit
 
 NOT_JUDGED = "not judged"
@@ -196,7 +196,7 @@ class Lab:
     def converted(self, name: str, baseline: Path) -> Path:
         path = self.path(name)
         if not is_finished(path):
-            convert_folder(str(baseline), path)
+            convert_folder(str(baseline), path, geometry="sphere")
         return path
 
     def base(self, seed: int = 0) -> Path:
