@@ -17,7 +17,7 @@ help:
 	@echo "make demo       train a small model from scratch on the CPU and watch it generate (demo-model/)"
 	@echo "make smollm2    a pretrained model to try things on: SmolLM2-135M-Instruct (models/, 0.6 GB)"
 	@echo "make test       the default test suite; make test-slow: the long checks"
-	@echo "make lint       ruff check and ruff format --check"
+	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make bench      decode and train speed; the last line of each is JSON"
 	@echo "make clean      remove build artefacts, caches and demo-model/ (the environment stays)"
 
@@ -42,13 +42,14 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python benchmarks/decode.py
 	$(TRAIN_ENV) $(BIN)/python benchmarks/train.py
 
 clean:
-	rm -rf build dist *.egg-info demo-model .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info demo-model .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find modeling_tokmat trainer tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # torch comes first and alone: its exact version is the small CPU build on development machines, and nothing that is

@@ -74,3 +74,50 @@ def story_file(tmp_path_factory):
     ]
     path.write_text("\n<|endoftext|>\n".join(documents) + "\n<|endoftext|>\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TOKMAT_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def trained(story_file, tmp_path_factory):
+    """(output folder, what was printed) of a finished `tokmat train` with two checkpoints."""
+    from command_line import TINY, invoke
+
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    flags = [*TINY, "--save-steps", 2, "--logging-steps", 1]
+    result = invoke("train", "--data", story_file, "--output-dir", folder, *flags)
+    assert result.exit_code == 0, result.output
+    return folder, result.output
+
+
+@pytest.fixture(scope="session")
+def models(tokenizer, tmp_path_factory):
+    """(folder of a TokMat model, of another one, of an autoregressive model), untrained, of one tokenizer."""
+    from trainer.conversion import from_autoregressive
+    from trainer.models import make_baseline
+
+    folder = tmp_path_factory.mktemp("models")
+    for number, name in enumerate(("one", "two")):
+        torch.manual_seed(number)
+        baseline = make_baseline(None, "tiny", tokenizer)
+        converted = from_autoregressive(baseline, "sphere", negatives="all")
+        for kind, model in ((name, converted), (f"ar-{name}", baseline)):
+            model.save_pretrained(folder / kind)
+            tokenizer.save_pretrained(folder / kind)
+    return folder / "one", folder / "two", folder / "ar-one"
+
+
+@pytest.fixture
+def datasets_cache(tmp_path_factory, monkeypatch):
+    """Nothing is written below the home directory, nothing is asked of the network."""
+    import datasets
+
+    folder = tmp_path_factory.getbasetemp() / "datasets-cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()

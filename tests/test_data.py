@@ -1,9 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""Documents, the tokenizer, packing and the collator."""
+"""Documents, the tokenizer, packing, splits and counts."""
 
-import inspect
 import json
-import sys
 
 import datasets
 import numpy as np
@@ -15,8 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from trainer import builtin_corpus, data
-from trainer.builtin_corpus import builtin_documents
+from trainer import data
 from trainer.collator import TokMatDataCollator
 from trainer.data import (
     count_tokens,
@@ -26,27 +23,15 @@ from trainer.data import (
     train_tokenizer,
 )
 
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 STORIES = [f"Story {i}: the {animal} sat on the {i} mats." for i, animal in enumerate(["cat", "dog", "hen"] * 20)]
+
 few_examples = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(autouse=True)
-def datasets_cache(tmp_path_factory, monkeypatch):
-    """Nothing is written below the home directory, nothing is asked of the network."""
-    folder = tmp_path_factory.getbasetemp() / "datasets-cache"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(STORIES, vocab_size=400)
-
-
-@pytest.fixture(scope="module")
-def builtin():
-    return builtin_documents()
 
 
 def corpus(texts, streaming=False, shards=1):
@@ -63,9 +48,6 @@ def write(path, text):
 def texts_of(documents):
     assert list(documents.column_names) == ["text"]
     return [row["text"] for row in documents]
-
-
-# Documents: text files and folders
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -108,9 +90,6 @@ def test_text_files_are_read_lazily(tmp_path, monkeypatch):
     for path in paths[1:]:
         path.unlink()
     assert next(iter(documents))["text"] == "Text 0"
-
-
-# Documents: tables, lists, the Hub
 
 
 def write_table(path, rows):
@@ -164,9 +143,6 @@ def test_hub_data_set(monkeypatch, source, streaming):
     assert calls == [((source, "config"), {"split": "test", "streaming": streaming})]
 
 
-# Documents: errors
-
-
 @pytest.mark.parametrize("source", ["missing.txt", "./missing", "/no/such/folder", "a/b/c", "missing.jsonl", "a b"])
 @pytest.mark.parametrize("as_list", [False, True])
 def test_missing_path_is_named(source, as_list, monkeypatch):
@@ -214,73 +190,10 @@ def test_name_and_split_are_for_the_hub(tmp_path):
         load_documents("owner/name", split=None)
 
 
-# The built-in corpus
-
-
-def test_builtin_is_long_readable_and_distinct(builtin):
-    assert sum(map(len, builtin)) > 500_000
-    assert len(builtin) > 200
-    assert len(set(builtin)) == len(builtin)
-    assert all(len(document.split()) >= 30 for document in builtin)
-    everything = "\n".join(builtin)
-    assert sum(c.isalpha() or c.isspace() for c in everything) > 0.9 * len(everything)
-    for markup in (">>>", "-[ ", "****", "::=", ":func:`"):
-        assert markup not in everything
-    assert any("statement" in document for document in builtin)
-
-
-def test_builtin_order_is_fixed_and_mixed(builtin):
-    assert builtin_documents() == builtin
-    assert sorted(builtin) != builtin
-
-
-def test_builtin_without_topics(monkeypatch, tmp_path):
-    words = " ".join(["Some words that are read as prose."] * 6)
-    source = f'"""Module. {words}"""\nclass A:\n    def late(self): "Method. {words}"\ndef b(): "Last. {words}"\n'
-    write(tmp_path / "module.py", source)
-    write(tmp_path / "broken.py", "def (:")
-    write(tmp_path / "test/test_it.py", source.replace("Some", "Other"))
-    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    monkeypatch.setattr(builtin_corpus.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    assert builtin_documents() == [f"Module. {words}\n\nMethod. {words}\n\nLast. {words}"]
-    (tmp_path / "module.py").unlink()
-    with pytest.raises(RuntimeError, match="built-in corpus is empty"):
-        builtin_documents()
-
-
-def test_prose_filter_and_markup():
-    text = inspect.cleandoc(
-        """
-        Title words
-        ***********
-
-        -[ Heading ]-
-        The *first* value of ``list`` is **never** changed by :func:`sorted` calls::
-
-            >>> sorted([2, 1])
-
-           if_stmt ::= "if" assignment_expression ":" suite
-
-        Nothing but code
-        ================
-
-        x = f(*args, **kwargs) + 3
-
-        The first paragraph is not repeated below this one.
-        """
-    )
-    prose = "Title words\n\nHeading\nThe first value of list is never changed by sorted calls:"
-    last = "The first paragraph is not repeated below this one."
-    assert builtin_corpus._prose([text, last], set()) == f"{prose}\n\nNothing but code\n\n{last}"
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_load_builtin(monkeypatch, streaming):
     monkeypatch.setattr(data, "builtin_documents", lambda: ["A", "B"])
     assert texts_of(load_documents("builtin", streaming=streaming)) == ["A", "B"]
-
-
-# The tokenizer
 
 
 def test_tokenizer_settings(tokenizer):
@@ -324,9 +237,6 @@ def test_tokenizer_sizes():
     assert len(train_tokenizer(STORIES, 258)) == 258
     with pytest.raises(ValueError, match="vocab_size=257 .*at least 258"):
         train_tokenizer(STORIES, 257)
-
-
-# Packing
 
 
 def packed_by_hand(texts, tokenizer, block_size):
@@ -452,9 +362,6 @@ def test_cache_is_outside_the_home_directory(tmp_path):
     assert documents.cache_files and all(file["filename"].startswith(folder) for file in documents.cache_files)
 
 
-# Splits and counts
-
-
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**32))
 @few_examples
 def test_split_shares_nothing_and_loses_nothing(count, fraction, seed):
@@ -500,104 +407,3 @@ def test_count_tokens(tokenizer, packing):
     assert counts.tolist() == expected.tolist()
     with pytest.raises(ValueError, match=r"vocab_size=10 is too small: .* the id \d+"):
         count_tokens(rows, 10)
-
-
-# The collator
-
-
-PACKED = [
-    {"input_ids": [0, 5, 6, 0, 7], "position_ids": [0, 1, 2, 0, 1]},
-    {"input_ids": [8, 0, 9], "position_ids": [0, 0, 1]},
-]
-
-
-def as_lists(batch):
-    assert all(value.dtype == torch.long for value in batch.values())
-    return {key: value.tolist() for key, value in batch.items()}
-
-
-def test_collator_pads_packed_rows(tokenizer):
-    assert as_lists(TokMatDataCollator(tokenizer)(PACKED)) == {
-        "input_ids": [[0, 5, 6, 0, 7], [8, 0, 9, 1, 1]],
-        "position_ids": [[0, 1, 2, 0, 1], [0, 0, 1, 0, 1]],
-        "labels": [[-100, 5, 6, -100, 7], [-100, -100, 9, -100, -100]],
-    }
-
-
-def test_collator_pads_documents(tokenizer):
-    features = [{"input_ids": np.array([0, 5, 0])}, {"input_ids": [0, 6, 7, 8]}]
-    assert as_lists(TokMatDataCollator(pad_token_id=3)(features)) == {
-        "input_ids": [[0, 5, 0, 3], [0, 6, 7, 8]],
-        "attention_mask": [[1, 1, 1, 0], [1, 1, 1, 1]],
-        "labels": [[0, 5, 0, -100], [0, 6, 7, 8]],
-    }
-
-
-def test_collator_keeps_a_given_mask():
-    batch = TokMatDataCollator(pad_token_id=3)([{"input_ids": [3, 5, 6], "attention_mask": [0, 1, 1]}])
-    assert batch["attention_mask"].tolist() == [[0, 1, 1]] and batch["labels"].tolist() == [[-100, 5, 6]]
-
-
-def test_collator_uses_given_labels(tokenizer):
-    collator = TokMatDataCollator(tokenizer)
-    packed = [{**row, "labels": [-100] * 2 + row["input_ids"][2:]} for row in PACKED]
-    assert collator(packed)["labels"].tolist() == [[-100, -100, 6, -100, 7], [-100, -100, 9, -100, -100]]
-    whole = [{"input_ids": [0, 5], "labels": [-100, 5]}, {"input_ids": [0, 5, 6], "labels": [-100, -100, 6]}]
-    assert collator(whole)["labels"].tolist() == [[-100, 5, -100], [-100, -100, 6]]
-
-
-def test_collator_pads_to_a_multiple():
-    collator = TokMatDataCollator(pad_token_id=1, pad_to_multiple_of=4)
-    assert collator(PACKED)["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2], [0, 0, 1, 0, 1, 2, 3, 4]]
-    assert collator([{"input_ids": [1] * 4}])["input_ids"].shape == (1, 4)
-
-
-def test_collator_leaves_equal_lengths_alone(tokenizer):
-    rows = tokenize_and_pack(corpus(STORIES), tokenizer, 16)
-    batch = TokMatDataCollator(tokenizer)([rows[i] for i in range(4)])
-    assert set(batch) == {"input_ids", "position_ids", "labels"}
-    assert batch["input_ids"].tolist() == rows[:4]["input_ids"]
-    assert torch.equal(batch["labels"] == -100, batch["position_ids"] == 0)
-
-
-def test_collator_takes_tensors(tokenizer):
-    rows = tokenize_and_pack(corpus(STORIES), tokenizer, 16)
-    collator = TokMatDataCollator(tokenizer)
-    for form in ("numpy", "torch"):
-        formatted = rows.with_format(form)
-        assert as_lists(collator([formatted[i] for i in range(3)])) == as_lists(collator([rows[i] for i in range(3)]))
-
-
-def test_collator_errors(tokenizer, tmp_path):
-    collator = TokMatDataCollator(tokenizer)
-    with pytest.raises(ValueError, match="1 of the 2 rows in this batch have 'position_ids'; allowed: all or none"):
-        collator([PACKED[0], {"input_ids": [1, 2]}])
-    with pytest.raises(ValueError, match="1 of the 2 rows in this batch have 'labels'"):
-        collator([{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1, 2]}])
-    with pytest.raises(ValueError, match="pad_token_id=None"):
-        TokMatDataCollator()
-
-    tokenizer.save_pretrained(tmp_path)
-    other = AutoTokenizer.from_pretrained(tmp_path)
-    other.pad_token = None
-    assert TokMatDataCollator(other).pad_token_id == 0  # eos stands in
-    other.eos_token = None
-    with pytest.raises(ValueError, match="pad_token_id=None"):
-        TokMatDataCollator(other)
-    assert TokMatDataCollator(other, pad_token_id=7).pad_token_id == 7
-
-
-def test_collator_in_a_plain_trainer(tokenizer, tmp_path):
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
-
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=16, n_embd=16, n_layer=1, n_head=2)
-    arguments = TrainingArguments(
-        str(tmp_path), max_steps=2, per_device_train_batch_size=2, report_to="none", use_cpu=True, save_strategy="no"
-    )
-    for streaming in (False, True):
-        rows = tokenize_and_pack(corpus(STORIES, streaming), tokenizer, 16)
-        trainer = Trainer(
-            GPT2LMHeadModel(config), arguments, train_dataset=rows, data_collator=TokMatDataCollator(tokenizer)
-        )
-        assert np.isfinite(trainer.train().training_loss)

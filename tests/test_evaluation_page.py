@@ -1,131 +1,18 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""MAUVE of `tokmat evaluate`, the page that it writes, and several models in one table."""
+"""The page that `tokmat evaluate` writes, with several models and MAUVE in one table."""
 
 import json
 import re
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from trainer.cli import app
-from trainer.conversion import from_autoregressive
-from trainer.data import load_documents
-from trainer.evaluation import mauve, metrics
+from trainer.evaluation import metrics
 from trainer.evaluation.page import page
-from trainer.evaluation.prompts import windows
 from trainer.evaluation.report import pieces
-from trainer.models import make_baseline
-
-
-@pytest.fixture(scope="module")
-def models(tokenizer, tmp_path_factory):
-    """(folder of a TokMat model, of another one, of an autoregressive model), untrained, of one tokenizer."""
-    folder = tmp_path_factory.mktemp("models")
-    for number, name in enumerate(("one", "two")):
-        torch.manual_seed(number)
-        baseline = make_baseline(None, "tiny", tokenizer)
-        for kind, model in (
-            (name, from_autoregressive(baseline, "sphere", negatives="all")),
-            (f"ar-{name}", baseline),
-        ):
-            model.save_pretrained(folder / kind)
-            tokenizer.save_pretrained(folder / kind)
-    return folder / "one", folder / "two", folder / "ar-one"
-
-
-# -- windows ----------------------------------------------------------------------------------------------------------
-
-
-def test_windows_do_not_overlap_where_there_are_enough(story_file, tokenizer):
-    documents = load_documents(str(story_file))
-    rows = [[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]] for text in documents["text"]]
-    found, stride = windows(documents, tokenizer, 60, 6, 10)
-    assert stride == 16 and found.ids.shape == (60, 6) and found.human.shape == (60, 10)
-    expected = {tuple(ids[at : at + 16]) for ids in rows for at in range(0, len(ids) - 15, 16)}
-    whole = torch.cat([found.ids, found.human], dim=1).tolist()
-    assert {tuple(row) for row in whole} <= expected
-    starts = sum(row[0] == tokenizer.bos_token_id for row in whole)
-    assert 0 < starts < 60  # of documents, and other places
-    again, _ = windows(documents, tokenizer, 60, 6, 10)
-    assert torch.equal(found.ids, again.ids)
-
-
-def test_windows_start_nearer_where_there_are_too_few(story_file, tokenizer):
-    documents = load_documents(str(story_file))
-    lengths = [1 + len(tokenizer(text)["input_ids"]) for text in documents["text"]]
-
-    def number(stride):
-        return sum((length - 16) // stride + 1 for length in lengths)
-
-    count = number(16) + 20
-    found, stride = windows(documents, tokenizer, count, 6, 10)
-    assert 6 <= stride < 16 and number(stride) >= count > number(stride + 1) and len(found.ids) == count
-    with pytest.raises(ValueError, match=f"--mauve-continuations 9999: .* only {number(6)} windows of 16 tokens"):
-        windows(documents, tokenizer, 9999, 6, 10)
-
-
-# -- MAUVE ------------------------------------------------------------------------------------------------------------
-
-
-def test_mauve_tells_sets_apart_by_the_judges_features(models, capfd):
-    judge = AutoModelForCausalLM.from_pretrained(models[2]).eval()
-    draw = torch.Generator().manual_seed(0)
-
-    def written(low, high):
-        return torch.randint(low, high, (120, 8), generator=draw)
-
-    # Six tokens each, and clusters for ten continuations: a cluster holds continuations that end alike.
-    prompts, human, again, other = (
-        torch.randint(2, 250, (120, 4), generator=draw),
-        *map(written, (2, 2, 200), (8, 8, 206)),
-    )
-    human, again, other = (mauve.features(judge, prompts, ids) for ids in (human, again, other))
-    ids = torch.randint(2, 250, (5, 9), generator=draw)
-    with torch.no_grad():
-        states = judge(ids, output_hidden_states=True).hidden_states[-1]
-    np.testing.assert_allclose(mauve.features(judge, ids[:, :4], ids[:, 4:], 2), states[:, -1], rtol=1e-4, atol=1e-5)
-
-    same, alike, apart = (mauve.mauve_scores(human, features) for features in (human, again, other))
-    assert min(same) > 0.999 and min(alike) > 0.6 and max(apart) < 0.2
-    assert len(same) == 3 and apart == mauve.mauve_scores(human, other)  # the same again
-    mean, least, greatest = mauve.summary(alike)
-    assert least <= mean <= greatest
-    assert min(mauve.between_halves(human)) > 0.5
-    assert "clustering" not in capfd.readouterr().err  # faiss finds clusters of ten too small, and says so each time
-
-
-def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch):
-    monkeypatch.setitem(sys.modules, "mauve", None)
-    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
-    arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--judge", str(models[2])]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2 and result.output.count("\n") == 1
-    assert 'pip install "tokmat[eval]"' in result.output and "--mauve-continuations 0" in result.output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--mauve-continuations", "7"], r"`mauve_continuations` is 7, but it must be 0 \(no MAUVE\) or at least 20"),
-        (["--mauve-continuations", "-1"], "`mauve_continuations` is -1"),
-        (["--judge", "AR", "--prompts", "4"], "--mauve-continuations 1000: the held-out documents have only"),
-        (["--baseline", "AR", "AR", "--prompts", "4"], "the model .*ar-one is given twice"),
-    ],
-)
-def test_errors_come_before_any_generation(models, story_file, arguments, message, monkeypatch):
-    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
-    arguments = [str(models[2]) if word == "AR" else word for word in arguments]
-    arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--new-tokens", "8", *arguments]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2 and re.search(message, result.output), result.output
-
-
-# -- the page ---------------------------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):

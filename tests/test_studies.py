@@ -20,7 +20,6 @@ from trainer.commands import reproduce as reproduce_command
 from trainer.studies import NEEDS, STUDIES, lab, require_packages
 from trainer.studies.diversity import changed_by_noise, derived_temperature, measured_temperature
 from trainer.studies.entropy import lives
-from trainer.studies.findings import is_done
 from trainer.studies.lab import FULL, NOT_JUDGED, SMALL, Finding, Lab
 from trainer.studies.repetition import judge_claim
 
@@ -252,10 +251,3 @@ def test_frozen_conditioning_stays_none(tmp_path, story_texts, monkeypatch):
     off, on = (made.load(arm(made, name)) for name in ("no conditioning", "reference"))
     parts = [(model.maturity_embedding.fc_out.weight, model.tail_length_film.table.weight) for model in (off, on)]
     assert not any(weight.any() for weight in parts[0]) and all(weight.any() for weight in parts[1])
-
-
-@pytest.mark.slow
-def test_the_small_budget_on_the_builtin_corpus(tmp_path):
-    result = reproduce("--output", tmp_path / "out")
-    assert result.exit_code == 0, (result.stderr[-3000:], result.exception)
-    assert all(is_done(tmp_path / "out" / name) for name in STUDIES if name != "structured")

@@ -44,7 +44,7 @@ if trainer.is_world_process_zero():
 
 def test_two_processes_equal_one(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     found = []
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     for name, launcher in (("one", []), ("two", launch)):

@@ -1,20 +1,14 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""Detectors of failures, and the measures of the studies of templates and of structured text, on hand-made input."""
+"""Detectors of failures, on models and texts made to fail."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from modeling_tokmat.trace_tokmat import MaturationStep
 from trainer.evaluation import failures
 from trainer.evaluation.decoders import continue_prompts
-from trainer.studies import structured, templates
-
-WORDS = st.lists(st.sampled_from(["a", "cat", "sat", "."]), max_size=12)
 
 
 def by_name(signals):
@@ -27,9 +21,6 @@ def trace(norms, displacements, slots=4):
         MaturationStep(norm=torch.full((2, slots), norm), displacement=torch.full((2, slots), moved))
         for norm, moved in zip(norms, displacements)
     ]
-
-
-# -- detectors --------------------------------------------------------------------------------------------------------
 
 
 def test_mean_cosine_is_that_of_all_pairs():
@@ -108,82 +99,3 @@ def test_poor_diversity_is_judged_beside_people_and_for_different_prompts():
     same = human[:1].expand(3, -1)
     assert by_name(failures.poor_diversity(same, prompts, human))["copies"].value == pytest.approx(2 / 3)
     assert not failures.fires(failures.poor_diversity(same, prompts[:1].expand(3, -1), human))
-
-
-# -- skeletons --------------------------------------------------------------------------------------------------------
-
-
-def test_words_and_skeletons():
-    words = templates.split_words('The cat\'s hat, "Tom" said.')
-    assert words == ["the", "cat's", "hat", ",", '"', "tom", '"', "said", "."]
-    kept = templates.frequent_words(["the cat. the dog.", "the . end"], 2)
-    assert kept == {"the", "."}
-    assert templates.skeleton(words, kept) == ["the", "_", "_", "_", "_", "_", "_", "_", "."]
-
-
-@given(WORDS, WORDS)
-def test_masking_does_not_lower_the_agreement_of_equal_texts_nor_leave_the_unit_interval(first, second):
-    for kept in (set(), {"a", "."}, {"a", "cat", "sat", "."}):
-        masked = templates.skeleton(first, kept), templates.skeleton(second, kept)
-        assert 0 <= templates.agreement([masked]) <= 1
-        assert templates.agreement([(masked[0], masked[0])]) == 1
-    assert templates.agreement([(first, second)]) == templates.agreement([masked])  # all kept
-
-
-def test_agreement_of_no_pair_is_nan():
-    assert math.isnan(templates.agreement([]))
-
-
-@given(st.floats(0, 0.99), st.floats(0.01, 0.9), st.floats(0, 0.9))
-def test_the_gain_of_texts_that_share_a_part_does_not_depend_on_the_part(part, words, more):
-    unrelated = np.array([words, words + (1 - words) * more])
-    shared = part + (1 - part) * unrelated
-    assert templates.gain(shared[None]) == pytest.approx(templates.gain(unrelated[None]), abs=1e-6)
-    assert templates.gain(unrelated[None]) == pytest.approx(more, abs=1e-6)
-
-
-def test_a_template_gains_over_its_control_and_identical_texts_say_nothing():
-    kept = {"once", "there", "was", "a", "who", "had", "."}
-    siblings = [[f"Once there was a {name} who had a {thing}." for name, thing in pair]
-                for pair in ((("fox", "hat"), ("owl", "pan")), (("hen", "bed"), ("dog", "cup")))]  # fmt: skip
-    control = [["Once a fox had there was.", "Fish swim far."], ["A hen was who.", "There had bells rung."]]
-    found, unrelated = templates.agreements(siblings, kept), templates.agreements(control, kept)
-    assert found[:, 1] == pytest.approx(1) and templates.gain(found) == pytest.approx(1)
-    assert templates.gain_interval(found, unrelated)[1] > 0
-    same = templates.agreements([["one text"] * 3] * 2, kept)
-    assert all(map(math.isnan, templates.gain_interval(same)))
-    assert templates.identical_share([["x", "x", "y"]]) == pytest.approx(1 / 3)
-
-
-def test_texts_of_different_prompts_pair_with_the_next_group():
-    found = templates.agreements([["a b"], ["a c"], ["d e"]], set(), others=True)
-    assert found[:, 0] == pytest.approx([0.5, 0, 0]) and found[:, 1] == pytest.approx(1)
-
-
-# -- structured text --------------------------------------------------------------------------------------------------
-
-
-def test_sums_are_correct_and_the_same_again():
-    documents = structured.sums(20)
-    assert documents == structured.sums(20) != structured.sums(20, seed=1)
-    for document in documents:
-        assert structured.correct_sums(f"\n{document}\n") == (16, 16)
-
-
-def test_only_whole_lines_of_arithmetic_count():
-    assert structured.correct_sums("7\n1 + 2 = 3\n1 + 2 = 4\nword\n5 - 3 = ") == (1, 3)
-    assert structured.correct_sums("1 + 2 = 3") == (0, 0)
-
-
-def test_code_documents_are_functions_and_classes():
-    documents = structured.code_documents(30_000)
-    assert 5 < len(documents) and sum(map(len, documents)) <= 30_000
-    assert all(text.startswith(("def ", "class ")) for text in documents)
-
-
-def test_dialogue_is_cut_between_speeches(tmp_path):
-    path = tmp_path / "play.txt"
-    path.write_text("\n\n".join(f"A:\nThis is speech {place}." for place in range(50)), encoding="utf-8")
-    documents = structured.dialogue_documents(str(path), least=100)
-    assert len(documents) > 5 and all(text.startswith("A:") and text.endswith(".") for text in documents)
-    assert "\n\n".join(documents) == path.read_text(encoding="utf-8")

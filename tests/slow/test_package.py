@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow  # builds with the package index, as users do
@@ -28,7 +28,7 @@ def test_the_wheel_imports_and_runs_in_a_clean_environment(tmp_path, story_file)
     run(scripts / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel)
     # The dependencies come from here; an editable install of ours is not seen through PYTHONPATH.
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_paths()["purelib"], "HF_HOME": str(tmp_path / "hf")}
-    code = "import modeling_tokmat, trainer, trainer.cli; print(modeling_tokmat.__file__, trainer.__file__)"
+    code = "import modeling_tokmat, trainer, trainer.commands.train; print(modeling_tokmat.__file__, trainer.__file__)"
     for path in run(scripts / "python", "-c", code, env=environment).split():
         assert Path(path).is_relative_to(tmp_path / "clean"), path
     small = "--backbone tiny --max-steps 2 --vocab-size 300 --block-size 32 --output-dir model".split()
