@@ -95,6 +95,13 @@ def test_mauve_tells_sets_apart_by_the_judges_features(models, capfd):
     assert "clustering" not in capfd.readouterr().err  # faiss finds clusters of ten too small, and says so each time
 
 
+@pytest.mark.parametrize("score", [0.9841041546553477, 0.9841041546553478, 0.1])
+def test_a_mean_lies_within_its_scores(score):
+    assert mauve.summary([score] * 3) == (score, score, score)
+    mean, least, greatest = mauve.summary([score, score, score + 2**-53])
+    assert least <= mean <= greatest
+
+
 def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "mauve", None)
     monkeypatch.setattr("trainer.evaluation.evaluate_command.write", None)
