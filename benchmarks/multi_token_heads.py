@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
 
-from modeling_tokmat.losses_tokmat import info_nce, regression
+from modeling_tokmat.losses_tokmat import document_index, info_nce, regression
 from trainer.collator import TokMatDataCollator
 from trainer.data import load_documents, tokenize_and_pack
-from trainer.evaluation.samples import held_out_prompts
+from trainer.evaluation.prompts import held_out_prompts
 
 
 class Heads(nn.Module):
@@ -47,13 +47,15 @@ class Heads(nn.Module):
         """The model's loss for every head, averaged over heads."""
         model, config, labels = self.model, self.model.config, batch["labels"]
         hidden = self.hidden(batch["input_ids"], batch["position_ids"])
-        documents = model.document_index(labels, batch["position_ids"])
-        table, total = model.vocabulary().keys(torch.float32), 0.0
+        documents = document_index(batch["position_ids"], None, labels.shape, labels.device)
+        vocabulary, total = model.vocabulary(), 0.0
+        keys = vocabulary.keys(torch.float32)
         for ahead in range(1, len(self.maps) + 2):
             targets = labels[:, ahead:]
             valid = (targets != -100) & (documents[:, ahead:] == documents[:, :-ahead])
             targets, predicted = targets.clamp(min=0), self.predicted(hidden, ahead)[:, :-ahead]
-            contrast = info_nce(predicted, targets, table, config.logit_scale, config.vocab_size)
+            queries = vocabulary.queries(predicted)
+            contrast = info_nce(queries, targets, keys, vocabulary.scale, config.vocab_size)
             squared = regression(predicted, model.embed_tokens(targets).detach(), model.embedding_radius)
             losses = config.contrastive_weight * contrast + config.regression_weight * squared
             total = total + (losses * valid).sum() / valid.sum()

@@ -8,10 +8,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .checks_tokmat import is_integer, is_number, require
 from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, validate_schedule
+from .vocabulary_tokmat import GEOMETRIES
 
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
 FILM_SCOPES = ("sequence", "tail")
+TRAINED = ("all", "tail")
 
 # What a saved folder loads with: `AutoModel` and `AutoModelForCausalLM` give the one class that generates.
 AUTO_MAP = {
@@ -34,13 +36,29 @@ class TokMatConfig(PreTrainedConfig):
         backbone_config (`PreTrainedConfig` or `dict`, *optional*, defaults to `GPT2Config()`):
             Any decoder-only transformers model with full attention that accepts `inputs_embeds`. A dict needs a
             `"model_type"`.
+        geometry (`str`, *optional*, defaults to `"sphere"`):
+            Where tokens lie: all at norm R (`"sphere"`, paper 3.1), or where a pretrained source has them
+            (`"pretrained"`): committed vectors are its embeddings, `logits` are its logits, and whatever was added to
+            it acts in the tail alone.
         embedding_radius (`float`, *optional*):
             R, the norm of every row of `token_embeddings()`, in the units of the backbone's embedding table. Measured
             when the model is made (the mean row norm of its table) if not given.
         logit_scale (`float`, *optional*, defaults to 20.0):
-            Inverse InfoNCE temperature on cosines (Eq. 7), and the scale of `logits`.
+            Inverse InfoNCE temperature on cosines (Eq. 7), and the scale of `logits`; on <z^, k_i> / R^2 under
+            geometry "pretrained".
+        tail_adapter_rank (`int`, *optional*, defaults to 0):
+            Rank of the adapters in every linear layer of the backbone that act on tail positions alone; 0 is none.
+            Needs geometry "pretrained".
+        successor_head (`bool`, *optional*, defaults to `False`):
+            Whether drafts are read off through a head that knows the token before them. Needs geometry "pretrained".
+        output_bias (`bool`, *optional*, defaults to `False`):
+            Whether an output table of its own (geometry "pretrained", `tie_word_embeddings` False) has a bias.
+        train (`str`, *optional*, defaults to `"all"`):
+            What is trained: `"all"` weights, or what was added for the `"tail"` alone, beside a frozen source: its
+            committed positions are then read once, without gradient. Needs geometry "pretrained" and parallel tails.
         regression_weight (`float`, *optional*, defaults to 1.0):
-            rho, the weight of `||z^ - e||^2 / R^2` (Eq. 6).
+            rho, the weight of `||z^ - e||^2 / R^2` (Eq. 6). With `train="tail"` e is what the frozen source predicts
+            there; otherwise geometry "pretrained", whose z^ are no embeddings, takes 0 alone.
         contrastive_weight (`float`, *optional*, defaults to 1.0):
             lambda, the weight of the InfoNCE term (Eq. 7).
         negatives (`str`, *optional*, defaults to `"uniform"`):
@@ -87,6 +105,8 @@ class TokMatConfig(PreTrainedConfig):
             Default to the backbone's.
         use_cache (`bool`, *optional*, defaults to `True`):
             Whether the model returns its keys and values.
+        tie_word_embeddings (`bool`, *optional*, defaults to `False`):
+            Whether the embeddings are the output table too, under geometry "pretrained"; "sphere" has no other.
     """
 
     model_type = "tokmat"
@@ -95,14 +115,20 @@ class TokMatConfig(PreTrainedConfig):
         "past_key_values",
         "regression_loss",
         "contrastive_loss",
+        "successor_loss",
         "predicted_embeds",
         "hidden_states",
         "attentions",
     ]
 
     backbone_config: dict | PreTrainedConfig | None = None
+    geometry: str = "sphere"
     embedding_radius: float | None = None
     logit_scale: float = 20.0
+    tail_adapter_rank: int = 0
+    successor_head: bool = False
+    output_bias: bool = False
+    train: str = "all"
     regression_weight: float = 1.0
     contrastive_weight: float = 1.0
     negatives: str = "uniform"
@@ -211,8 +237,25 @@ class TokMatConfig(PreTrainedConfig):
         check("min_tail_length", lambda value: is_integer(value, 1, longest), f"in [1, max_tail_length = {longest}]")
         check("clean_probability", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         check("embryo_norm", lambda value: is_number(value, 0), "a number of at least 0")
-        check("freeze_embeddings", lambda value: isinstance(value, bool), "True or False")
+        for name in ("freeze_embeddings", "successor_head", "output_bias"):
+            check(name, lambda value: isinstance(value, bool), "True or False")
+        self._check_geometry(check)
         validate_schedule(**self.schedule_settings())
+
+    def _check_geometry(self, check) -> None:
+        check("geometry", lambda value: value in GEOMETRIES, f"one of {', '.join(GEOMETRIES)}")
+        check("tail_adapter_rank", lambda value: is_integer(value, 0, 1024), "an integer in [0, 1024]")
+        check("train", lambda value: value in TRAINED, f"one of {', '.join(TRAINED)}")
+        if self.geometry == "sphere":
+            for name, off in (("tail_adapter_rank", 0), ("successor_head", False), ("train", "all")):
+                check(name, lambda value, off=off: value == off, f'{off!r} under geometry "sphere"')
+            return
+        check("negatives", lambda value: value == "all", '"all" under geometry "pretrained", whose loss is exact')
+        if self.train == "tail":
+            check("parallel_tails", lambda value: value > 0, 'at least 1 when train is "tail"')
+        else:
+            rule = '0 under geometry "pretrained", unless train is "tail"'
+            check("regression_weight", lambda value: value == 0, rule)
 
     def schedule_settings(self) -> dict:
         """The maturity schedule as keyword arguments of `schedule_maturity`."""

@@ -61,12 +61,12 @@ class ContextNegatives:
 
     Args:
         ids: true ids, shape (batch, length). documents: as `document_index` gives them. window: 0 = whole document.
-        weight: w, in nats. unit: unit embeddings of `ids`, shape (batch, length, d); only sampled sources read it.
+        weight: w, in nats. keys: of `ids`, shape (batch, length, d); only sampled sources read them.
         places: t of each prediction, shape (batch, predictions), where there are others than one per position.
     """
 
-    def __init__(self, ids, documents, window: int, weight: float, unit=None, places: torch.Tensor | None = None):
-        self.ids, self.documents, self.window, self.weight, self.unit = ids, documents, window, weight, unit
+    def __init__(self, ids, documents, window: int, weight: float, keys=None, places: torch.Tensor | None = None):
+        self.ids, self.documents, self.window, self.weight, self.keys = ids, documents, window, weight, keys
         self.places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) if places is None else places
         # An id counts once: at its last occurrence up to t, the one whose next occurrence is later than t.
         length = ids.shape[1]
@@ -85,44 +85,46 @@ class ContextNegatives:
 
 
 def info_nce(
-    predicted: torch.Tensor,
+    queries: torch.Tensor,
     target_ids: torch.Tensor,
     keys: torch.Tensor,
-    logit_scale: float,
+    scale: float,
     vocab_size: int,
-    target_unit: torch.Tensor | None = None,
+    target_keys: torch.Tensor | None = None,
     negative_ids: torch.Tensor | None = None,
     context: ContextNegatives | None = None,
+    bias: torch.Tensor | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> torch.Tensor:
     """InfoNCE per position (Eq. 7), shape (batch, length), float32 (float64 for float64 input).
 
     Args:
-        predicted: z^, shape (batch, length, d). target_ids: shape (batch, length), without -100.
-        keys: unit rows: the whole table, shape (V, d), if `negative_ids` is None, else those of the negatives.
-        target_unit: unit embeddings of the targets, shape (batch, length, d); read for sampled negatives.
+        queries: z^ as it is compared with the keys, shape (batch, length, d). target_ids: shape (batch, length),
+            without -100.
+        keys: of the whole vocabulary, shape (V, d), if `negative_ids` is None, else those of the negatives.
+        scale: a score is scale * <query, key>, plus `bias`, shape (V,), which goes with the whole vocabulary alone.
+        target_keys: keys of the targets, shape (batch, length, d); read for sampled negatives.
         negative_ids: shape (num_negatives,); one that equals the target is masked.
         context: the past as additional negatives.
         chunk_elements: scores held at a time. With more of them than that, chunks are recomputed in the backward
             pass, so that no (positions x vocabulary) matrix is ever held.
     """
-    batch, length, _ = predicted.shape
-    dtype = torch.promote_types(predicted.dtype, torch.float32)
-    unit = F.normalize(predicted.to(dtype), dim=-1).to(predicted.dtype)
-    keys = keys.to(predicted.dtype)
+    batch, length, _ = queries.shape
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries, keys = scale * queries, keys.to(queries.dtype)
 
-    def chunk(unit, keys, target_unit, context_unit, rows: slice, positions: slice):
+    def chunk(queries, keys, target_keys, context_keys, rows: slice, positions: slice):
         targets = target_ids[rows, positions]
-        scores = logit_scale * F.linear(unit, keys).to(dtype)
+        scores = F.linear(queries, keys).to(dtype)
+        scores = scores if bias is None else scores + bias.to(dtype)
         present = context.present(rows, positions, targets) if context is not None else None
         if negative_ids is None:
-            target = scores.gather(-1, targets[..., None])
             if present is not None:
                 ids = context.ids[rows, None].expand(present.shape)
                 scores = scores.scatter_add(-1, ids, context.weight * present.to(dtype))
-            return (torch.logsumexp(scores, -1, keepdim=True) - target)[..., 0]
+            return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
-        target = logit_scale * (unit.to(dtype) * target_unit.to(dtype)).sum(-1, keepdim=True)
+        target = (queries.to(dtype) * target_keys.to(dtype)).sum(-1, keepdim=True)
         barred = negative_ids == targets[..., None]
         terms = [target, scores]
         if present is not None:
@@ -132,7 +134,7 @@ def info_nce(
             barred = barred | (taken[..., negative_ids] > 0)
             # A sampled negative stands for V / num_negatives ids, one of the past for itself alone.
             shift = context.weight - torch.log(torch.tensor(vocab_size / len(negative_ids), dtype=dtype))
-            past = logit_scale * torch.matmul(unit, context_unit.to(unit.dtype).transpose(1, 2)).to(dtype) + shift
+            past = torch.matmul(queries, context_keys.to(queries.dtype).transpose(1, 2)).to(dtype) + shift
             terms.append(past.masked_fill(~present, -torch.inf))
         terms[1] = scores.masked_fill(barred, -torch.inf)
         return (torch.logsumexp(torch.cat(terms, dim=-1), -1, keepdim=True) - target)[..., 0]
@@ -147,12 +149,12 @@ def info_nce(
     losses = []
     for first_row in range(0, batch, rows_at_once):
         rows = slice(first_row, first_row + rows_at_once)
-        context_unit = context.unit[rows] if context is not None and context.unit is not None else None
+        context_keys = context.keys[rows] if context is not None and context.keys is not None else None
         parts = []
         for first in range(0, length, positions_at_once):
             positions = slice(first, first + positions_at_once)
-            near = target_unit[rows, positions] if target_unit is not None else None
-            parts.append(run(unit[rows, positions], keys, near, context_unit, rows, positions))
+            near = target_keys[rows, positions] if target_keys is not None else None
+            parts.append(run(queries[rows, positions], keys, near, context_keys, rows, positions))
         losses.append(torch.cat(parts, dim=1))
     return torch.cat(losses)
 
@@ -161,7 +163,7 @@ def regression(predicted: torch.Tensor, targets: torch.Tensor, radius: float) ->
     """|| z^ - e ||^2 / R^2 per position (Eq. 6), shape (batch, length).
 
     Args:
-        predicted: z^, shape (batch, length, d). targets: e of norm R, same shape.
+        predicted: z^, shape (batch, length, d). targets: e, or whatever z^ shall be near to, same shape.
     """
     dtype = torch.promote_types(predicted.dtype, torch.float32)
     return ((predicted.to(dtype) - targets.to(dtype)) / radius).square().sum(-1)

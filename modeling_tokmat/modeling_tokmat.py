@@ -2,9 +2,7 @@
 """TokMat: a causal Transformer that reads and predicts continuous vectors (arXiv 2601.04854)."""
 
 import inspect
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +12,17 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .adapters_tokmat import Gate, TailAdapter, TailAdapters, TokMatSuccessorHead
 from .checks_tokmat import require
+from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
-from .losses_tokmat import ContextNegatives, document_index, draw_negatives, info_nce, regression
-from .maturation_tokmat import MAX_TAIL_LENGTH, corrupt
+from .losses_tokmat import draw_negatives
+from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
 from .tails_tokmat import SimulatedTails
-from .vocabulary_tokmat import Vocabulary
+from .training_tokmat import lesson_losses, make_lesson, simulate_tails
+from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary
 
 
 @dataclass
@@ -36,6 +37,8 @@ class TokMatOutput(ModelOutput):
         past_key_values (`Cache`), hidden_states, attentions: the backbone's.
         predicted_embeds (`torch.Tensor` of shape `(batch, length, d)`): z^, the predicted NEXT vector per position.
         regression_loss, contrastive_loss (`torch.Tensor` of shape `()`): the two parts of the loss, unweighted.
+        successor_loss (`torch.Tensor` of shape `()`): InfoNCE of what the successor head makes of z^, weighted as
+            `contrastive_loss` is.
     """
 
     loss: torch.FloatTensor | None = None
@@ -46,44 +49,10 @@ class TokMatOutput(ModelOutput):
     predicted_embeds: torch.FloatTensor | None = None
     regression_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
+    successor_loss: torch.FloatTensor | None = None
 
 
-class Conditions(NamedTuple):
-    """MLP(SinEmb(alpha)), gamma(K) and beta(K), each broadcasting with (batch, length, d)."""
-
-    shift: torch.Tensor
-    gamma: torch.Tensor
-    beta: torch.Tensor
-
-
-class TokMatMaturityEmbedding(nn.Module):
-    """MLP(SinEmb(alpha)) of Eq. 2; SinEmb takes 1000 * alpha. The last layer starts at zero."""
-
-    dim = 256
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.fc_in = nn.Linear(self.dim, hidden_size)
-        self.fc_out = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, maturity: torch.Tensor) -> torch.Tensor:
-        """(...,) in [0, 1] -> (..., hidden_size)."""
-        exponents = torch.arange(self.dim // 2, device=maturity.device, dtype=torch.float32) / (self.dim // 2)
-        angles = 1000 * maturity.float()[..., None] * torch.exp(-math.log(10000) * exponents)
-        features = torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.fc_in.weight.dtype)
-        return self.fc_out(F.silu(self.fc_in(features)))
-
-
-class TokMatTailLengthFiLM(nn.Module):
-    """gamma(K) and beta(K) of h <- (1 + gamma(K)) * h + beta(K) (Eq. 3), one row per K; both start at zero."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.table = nn.Embedding(MAX_TAIL_LENGTH, 2 * hidden_size)
-
-    def forward(self, tail_length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch or 1, length or 1) in [1, 64] -> gamma and beta, (batch or 1, length or 1, hidden_size)."""
-        return self.table(tail_length - 1).chunk(2, dim=-1)
+ADDED_FOR_THE_TAIL = ("tail_adapters.", "maturity_embedding.", "tail_length_film.", "successor.")
 
 
 class TokMatPreTrainedModel(PreTrainedModel):
@@ -125,9 +94,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.maturity_embedding = TokMatMaturityEmbedding(vector_size)
         self.tail_length_film = TokMatTailLengthFiLM(vector_size)
         self.head = nn.Linear(config.hidden_size, vector_size)
+        pretrained = config.geometry == "pretrained"
+        self.lm_head = None
+        if pretrained and not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(vector_size, config.vocab_size, bias=config.output_bias)
+        rank = config.tail_adapter_rank
+        self.tail_adapters = TailAdapters(self.backbone, rank) if rank else None
+        self.successor = TokMatSuccessorHead(vector_size) if config.successor_head else None
         counts = torch.zeros(config.vocab_size) if config.negatives == "unigram" else None
         self.register_buffer("token_counts", counts)
-        embeddings.weight.requires_grad_(not config.freeze_embeddings)
         self.post_init()
         if embeddings.padding_idx is not None:
             # transformers zeroes this row, but a zero vector has no direction and would tie with every other row.
@@ -136,6 +111,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if config.embedding_radius is None and embeddings.weight.device.type != "meta":
             config.embedding_radius = self.embedding_radius
         self.generation_config = default_generation_config(config)
+        self.freeze()
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -146,17 +122,35 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         for weight in model.parameters():
             if weight.device.type == "cpu" and weight.data_ptr() % 64:
                 weight.data = weight.data.clone()
-        if model.config.freeze_embeddings:
-            model.get_input_embeddings().weight.requires_grad_(False)
+        model.freeze()
         return loaded
+
+    def freeze(self) -> None:
+        """Take the gradient from what the configuration says is not trained (`train`, `freeze_embeddings`)."""
+        for name, weight in self.named_parameters():
+            if self.config.train == "tail" and not name.startswith(ADDED_FOR_THE_TAIL):
+                weight.requires_grad_(False)
+        if self.config.freeze_embeddings:
+            self.get_input_embeddings().weight.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        """As in torch; a frozen source stays in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode and self.config.train == "tail":
+            self.backbone.eval()
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
         if module is self.head and module.in_features == module.out_features:
             init.eye_(module.weight)
-        elif module is self.maturity_embedding.fc_out or module is self.tail_length_film.table:
+        elif module in (self.maturity_embedding.fc_out, self.tail_length_film.table):
             init.zeros_(module.weight)
+        elif self.successor is not None and module is self.successor.fc_out:
+            init.zeros_(module.weight)
+        elif isinstance(module, TailAdapter):
+            module.reset_parameters()
         elif module is self and self.token_counts is not None:
             init.zeros_(self.token_counts)
 
@@ -166,9 +160,13 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def set_input_embeddings(self, value: nn.Module):
         self.backbone.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> None:
-        """None: the projection to tokens reads the input embeddings, there is no second table."""
-        return None
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The output table, where there is one beside the input embeddings; otherwise None."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        require(self.lm_head is not None, "output embeddings", "set", "left alone: the input embeddings are the keys")
+        self.lm_head = value
 
     def resize_token_embeddings(
         self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True
@@ -198,10 +196,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
 
     def vocabulary(self) -> Vocabulary:
         """Everything between tokens and vectors, as the weights are now."""
-        return Vocabulary(self.get_input_embeddings(), self.embedding_radius, self.config.logit_scale)
+        measures = self.get_input_embeddings(), self.embedding_radius, self.config.logit_scale
+        return (
+            PretrainedVocabulary(*measures, self.lm_head)
+            if self.config.geometry == "pretrained"
+            else Vocabulary(*measures)
+        )
 
     def token_embeddings(self) -> torch.Tensor:
-        """E: the embedding rows, l2-normalised and scaled to R (paper 3.1), shape (V, d)."""
+        """E: the committed vectors of all tokens, shape (V, d); at norm R (paper 3.1) under geometry "sphere"."""
         return self.vocabulary().rows()
 
     def embed_tokens(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -209,46 +212,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         return self.vocabulary().embed(input_ids)
 
     def implied_logits(self, vectors: torch.Tensor) -> torch.Tensor:
-        """logit_scale * cos(z, e_i): shape (..., d) -> (..., V)."""
+        """logit_scale * cos(z^, e_i), or what the geometry has instead: shape (..., d) -> (..., V)."""
         return self.vocabulary().scores(vectors)
-
-    def document_index(self, labels, position_ids=None, attention_mask=None) -> torch.Tensor:
-        """Document of each position, shape (batch, length), -1 in padding (see `losses_tokmat.document_index`)."""
-        return document_index(position_ids, attention_mask, labels.shape, labels.device)
-
-    def loss_weights(self, labels: torch.Tensor, documents: torch.Tensor, tails=None, tail_only=None) -> torch.Tensor:
-        """w_t = alpha_t of the position a prediction is made FROM, in tails at least `tail_weight_floor`; 0 where its
-        target is -100, padding or another document's.
-
-        Args:
-            labels, documents: shape (batch, length). tails: the simulated tails; None for committed positions alone.
-            tail_only: rows whose committed positions weigh 0, shape (batch,), bool.
-
-        Returns:
-            Shape (batch, length), or (batch, length + n) with `tails`.
-        """
-        predictable = (labels[:, 1:] != -100) & (documents[:, 1:] == documents[:, :-1]) & (documents[:, 1:] >= 0)
-        predictable = F.pad(predictable, (0, 1))
-        if tails is None:
-            return predictable.float()
-        weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=self.config.tail_weight_floor), 1.0)
-        if tail_only is not None:
-            weights = weights * ((tails.slot > 0) | ~tail_only.to(weights.device)[:, None])
-        if tails.parallel:  # slots that are not used take up room on the line
-            weights[:, tails.length :] *= tails.slot[:, tails.length :] > 0
-        return weights * tails.at_place(predictable)
-
-    def simulate_tails(
-        self, seeds, labels, position_ids=None, attention_mask=None, tail_only=None
-    ) -> tuple[SimulatedTails, torch.Tensor]:
-        """The simulated tails that `forward` will use for these `maturation_seeds`, and the weights of its loss.
-
-        Returns:
-            The tails, and w of the prediction made from each position of their line, (batch, length + n).
-        """
-        documents = self.document_index(labels, position_ids, attention_mask)
-        tails = SimulatedTails(seeds, labels, documents, self.config)
-        return tails, self.loss_weights(labels, documents, tails, tail_only)
 
     @can_return_tuple
     def forward(
@@ -266,6 +231,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         maturation_seeds: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
         tail_only: torch.BoolTensor | None = None,
+        tails: SimulatedTails | None = None,
         conditions: Conditions | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
         **kwargs,
@@ -287,6 +253,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
             tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own; their
                 committed positions weigh 0.
+            tails: the simulated tails, as `simulate_tails` gave them, instead of seeds.
             conditions: what `conditions(maturity, tail_length)` returned, instead of these two.
             num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
                 this batch if not given.
@@ -295,81 +262,41 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         Raises:
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
-        given = (input_ids is not None) + (inputs_embeds is not None)
-        require(
-            given == 1, "input_ids", f"given with{'' if given else 'out'} inputs_embeds", "the only one of the two"
-        )
-        if input_ids is not None:
-            self._check_ids(input_ids, "input_ids")
-        backbone_inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
+        self._check_inputs(input_ids, inputs_embeds, labels)
+        inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
-            content = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
             conditions = self.conditions(maturity, tail_length) if conditions is None else conditions
-            predicted, outputs = self._predict(
-                content, conditions, past_key_values=past_key_values, use_cache=use_cache, **backbone_inputs
-            )
+            cached = {"past_key_values": past_key_values, "use_cache": use_cache}
+            predicted, outputs = self.predict(vectors, conditions, **cached, **inputs)
             return self._output(predicted, outputs, logits_to_keep)
 
-        self._check_ids(labels, "labels")
-        # With a cache, transformers would not see that position_ids restart, and documents would mix.
-        use_cache = False if use_cache is None else use_cache
-        documents = self.document_index(labels, position_ids, attention_mask)
-        tails, targets = None, F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
+        # 1. where the tails of this batch lie: in training, unless the caller says what to show
+        if tails is None and maturity is None and (self.training or maturation_seeds is not None):
+            seeds = torch.randint(2**62, (len(labels),)) if maturation_seeds is None else maturation_seeds
+            tails, _ = simulate_tails(self.config, seeds, labels, position_ids, attention_mask)
         if negative_ids is None:
             negative_ids = self.draw_negatives(labels)
-        vocabulary = self.vocabulary()
-        content, target_unit, negative_unit = vocabulary.look_up(input_ids, targets, negative_ids)
-        content = inputs_embeds if content is None else content * self.embedding_radius
+        # 2. what the network is shown, and what it is asked
+        lesson = make_lesson(
+            self, labels, input_ids, inputs_embeds, maturity, tail_length, tails, negative_ids, tail_only, inputs
+        )
+        # 3. z^ for every position. With a cache transformers would not see where packed documents begin.
+        cached = {"past_key_values": past_key_values, "use_cache": bool(use_cache)}
+        conditions = self.conditions(lesson.maturity, lesson.tail_length, lesson.committed)
+        predicted, outputs = self.predict(lesson.vectors, conditions, **(cached | lesson.inputs))
+        # 4. rho * regression + lambda * InfoNCE (Eq. 8)
+        losses = lesson_losses(self, lesson, predicted, num_items_in_batch)
+        return self._output(predicted, outputs, None if self.training else logits_to_keep, **losses)
 
-        if maturity is None and (self.training or maturation_seeds is not None):
-            if maturation_seeds is None:
-                maturation_seeds = torch.randint(2**62, (labels.shape[0],))
-            tails = SimulatedTails(maturation_seeds, labels, documents, self.config)
-            maturity, tail_length = tails.maturity, tails.tail_length
-            vectors = self._mature(content, tails, backbone_inputs)
-            backbone_inputs = self._line_inputs(tails, vectors, backbone_inputs)
-            targets, target_unit = tails.at_place(targets), tails.at_place(target_unit)
-            weights = self.loss_weights(labels, documents, tails, tail_only)
-        else:
-            weights, vectors = self.loss_weights(labels, documents), content
-            weights = weights if maturity is None else weights * maturity
-        predicted, outputs = self._predict(
-            vectors,
-            self.conditions(maturity, tail_length),
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **backbone_inputs,
-        )
-
-        context = None
-        if self.config.context_negatives > 0:
-            ids = labels.clamp(min=0) if input_ids is None else input_ids
-            unit = None if negative_ids is None else F.normalize(content, dim=-1)
-            window, nats = self.config.context_window, self.config.context_negatives
-            context = ContextNegatives(ids, documents, window, nats, unit, None if tails is None else tails.place)
-        contrastive = info_nce(
-            predicted,
-            targets,
-            vocabulary.keys(predicted.dtype) if negative_ids is None else negative_unit,
-            self.config.logit_scale,
-            self.config.vocab_size,
-            target_unit=target_unit,
-            negative_ids=negative_ids,
-            context=context,
-        )
-        # Detached, or all learned rows would drift together toward the predictions.
-        squared = regression(predicted, target_unit.detach() * self.embedding_radius, self.embedding_radius)
-        total = weights.sum().clamp(min=1e-6) if num_items_in_batch is None else num_items_in_batch
-        regression_loss, contrastive_loss = (squared * weights).sum() / total, (contrastive * weights).sum() / total
-        loss = self.config.regression_weight * regression_loss + self.config.contrastive_weight * contrastive_loss
-        return self._output(
-            predicted,
-            outputs,
-            None if self.training else logits_to_keep,
-            loss=loss,
-            regression_loss=regression_loss,
-            contrastive_loss=contrastive_loss,
-        )
+    def _check_inputs(self, input_ids, inputs_embeds, labels) -> None:
+        given = (input_ids is not None) + (inputs_embeds is not None)
+        found = f"given with{'' if given else 'out'} inputs_embeds"
+        require(given == 1, "input_ids", found, "the only one of the two")
+        if input_ids is not None:
+            self._check_ids(input_ids, "input_ids")
+        if labels is not None:
+            self._check_ids(labels, "labels")
 
     def _check_ids(self, ids: torch.Tensor, name: str) -> None:
         if ids.device.type == "cpu" and ids.numel() > 0:  # on an accelerator this would wait for the device
@@ -392,21 +319,31 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
-    def _predict(self, vectors, conditions: "Conditions", use_cache=None, **kwargs):
-        """z^ for every position: condition (Eq. 2 and 3), run the backbone, apply the head."""
-        shift, gamma, beta = conditions
-        hidden = (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
+    def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
+        """z^ for every position, (batch, length, d), and the backbone's output: condition the vectors (Eq. 2 and 3),
+        run the backbone, apply the head."""
+        hidden = conditions.apply(vectors)
+        if self.tail_adapters is not None:
+            self.tail_adapters.gate.set(conditions.gate)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
         return self.head(outputs.last_hidden_state), outputs
 
-    def conditions(self, maturity=None, tail_length=None) -> "Conditions":
+    def conditions(self, maturity=None, tail_length=None, committed: int | None = None) -> Conditions:
         """What the network is told of maturity and tail length, as `forward` takes it (Eq. 2 and 3).
 
         Decoding asks for the same at every step, at some 3 % of a step's cost, and so keeps what it was given.
 
-        Args: as for `forward`.
+        Args:
+            maturity, tail_length: as for `forward`.
+            committed: that many leading positions are committed, and all behind them are slots. Where it is not given
+                the maturity tells, which on an accelerator waits for the device.
         """
+        gate = None
+        if self.config.geometry == "pretrained":
+            if maturity is None or committed == maturity.shape[1]:
+                return Conditions()
+            gate, maturity, tail_length = self._gate(maturity, tail_length, committed)
         device = self.tail_length_film.table.weight.device
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
@@ -417,7 +354,16 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if self.config.film_scope == "tail":
             lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
-        return Conditions(shift, *self.tail_length_film(lengths))
+        return Conditions(shift, *self.tail_length_film(lengths), gate)
+
+    def _gate(self, maturity, tail_length, committed) -> tuple:
+        """The gate of a pass, and what is told to the positions that it is open for."""
+        if committed is None:
+            slots = maturity < 1
+            return Gate(0, None if bool(slots.all()) else slots[..., None]), maturity, tail_length
+        per_position = torch.is_tensor(tail_length) and tail_length.dim() == 2
+        lengths = tail_length[:, committed:] if per_position and tail_length.shape[1] > 1 else tail_length
+        return Gate(committed), maturity[:, committed:], lengths
 
     def _output(self, predicted, outputs, logits_to_keep, **losses) -> TokMatOutput:
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -430,39 +376,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             predicted_embeds=predicted,
             **losses,
         )
-
-    def _line_inputs(self, tails: SimulatedTails, vectors, backbone_inputs: dict) -> dict:
-        """The mask and the positions of a line of parallel tails; without them, the inputs as they are."""
-        if not tails.parallel:
-            return backbone_inputs
-        positions = backbone_inputs["position_ids"]
-        if positions is None:
-            positions = torch.arange(tails.length, device=vectors.device)[None]
-        positions = tails.at_place(positions.expand(len(vectors), -1))
-        return backbone_inputs | {"attention_mask": tails.mask(vectors.dtype), "position_ids": positions}
-
-    def _mature(self, content, tails: SimulatedTails, backbone_inputs) -> torch.Tensor:
-        """The vectors that simulated tails show the network (paper 4.1), shape (batch, length + n, d)."""
-        norm, dim = self.config.embryo_norm * self.embedding_radius, content.shape[-1]
-        line, tail = tails.at_place(content), tails.noise(dim, norm).to(content.dtype)
-        if self.config.maturation == "simulated":
-            return corrupt(line, tail, tails.maturity)
-        # "rollout": decoding steps at the rate "paper", whose commitments are the sequence's own tokens.
-        in_tail = (tails.slot > 0)[..., None]
-        with torch.no_grad():
-            for steps in range(self.config.rollout_passes, 0, -1):
-                earlier = tails.back(steps)
-                seen = torch.where(in_tail, tail, earlier.at_place(content))
-                inputs = self._line_inputs(earlier, seen, backbone_inputs)
-                conditions = self.conditions(tails.maturity, tails.tail_length)
-                following, _ = self._predict(seen, conditions, use_cache=False, **inputs)
-                embryos = tails.noise(dim, norm, stream=1 + steps)
-                moved = tails.moved_up(tail, embryos)
-                moved = torch.lerp(moved, following.to(moved), tails.maturity[..., None].to(moved))
-                if self.config.rollout_jump:
-                    moved = tails.moved_up(moved, embryos, tails.jumps[steps - 1])
-                tail = torch.where(earlier.begun[..., None], moved, tail)
-        return torch.where(in_tail, tail, line)
 
 
 TokMatForContinuousLM.register_for_auto_class("AutoModelForCausalLM")

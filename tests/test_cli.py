@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.configuration_tokmat import tokmat_fields
-from trainer import cli, train_command
-from trainer.output_folder import last_complete_checkpoint, missing_from
-from trainer.train_command import make_parser, optional_fields
+from trainer import cli, recipes, training_run
+from trainer.arguments import optional_fields
+from trainer.checkpoints import last_complete_checkpoint, missing_from
+from trainer.commands.train import make_parser
 from trainer.training_args import TokMatTrainingArguments
 
 TINY = (
@@ -258,7 +259,7 @@ def test_look_ahead_stands_for_its_settings(trained, story_file):
     result = invoke("train", *flags, "--block-size", 32, "--output-dir", "ahead")
     assert result.exit_code == 0, result.output
     config = AutoConfig.from_pretrained("ahead", trust_remote_code=True)
-    expected = train_command.LOOK_AHEAD | {"parallel_tails": 2}
+    expected = recipes.LOOK_AHEAD | {"parallel_tails": 2}
     assert {name: getattr(config, name) for name in expected} == expected
     model = TokMatForContinuousLM.from_pretrained("ahead")
     assert model.generation_config.tail_length == 8
@@ -266,8 +267,8 @@ def test_look_ahead_stands_for_its_settings(trained, story_file):
 
 def test_tail_data_is_mixed_in_and_marked(story_file, tmp_path, monkeypatch):
     seen = []
-    mix = train_command.with_tail_rows
-    monkeypatch.setattr(train_command, "with_tail_rows", lambda *args: seen.append(mix(*args)) or seen[-1])
+    mix = training_run.with_tail_rows
+    monkeypatch.setattr(training_run, "with_tail_rows", lambda *args: seen.append(mix(*args)) or seen[-1])
     own = tmp_path / "own.txt"
     own.write_text("The fox went home. The fox slept.\n<|endoftext|>\n" * 12, encoding="utf-8")
     flags = ["--data", story_file, "--tail-data", own, "--tail-share", 0.4, "--block-size", 16, "--vocab-size", 300]
@@ -461,8 +462,7 @@ def test_an_interrupted_folder_points_to_its_checkpoint(trained):
 
 @pytest.fixture
 def small_demo(monkeypatch):
-    monkeypatch.setattr(cli, "DEMO_BACKBONE", "tiny")
-    monkeypatch.setattr(cli, "DEMO_TRAINING", {"--vocab-size": 300, "--block-size": 32})
+    monkeypatch.setattr(recipes, "DEMO", {"backbone": "tiny", "vocab_size": 300, "block_size": 32})
 
 
 def test_demo_trains_reloads_and_shows_the_tail(small_demo, story_file, capfd):
@@ -472,7 +472,7 @@ def test_demo_trains_reloads_and_shows_the_tail(small_demo, story_file, capfd):
     assert first.exit_code == 0, first.output
     assert "Training 3 steps: about" in first.output and "Held-out perplexity: " in first.output
     assert "Code: transformers_modules." in shown and shown.count("tail: ") > 2
-    assert all(prompt in shown for prompt in cli.DEMO_PROMPTS)
+    assert all(prompt in shown for prompt in recipes.DEMO_PROMPTS)
 
     again = invoke("demo", *arguments)
     assert again.exit_code == 0 and "already holds a trained model" in again.output
@@ -481,20 +481,21 @@ def test_demo_trains_reloads_and_shows_the_tail(small_demo, story_file, capfd):
 
 def test_demo_goes_on_where_it_was_interrupted(small_demo, trained, story_file, monkeypatch):
     seen = []
-    monkeypatch.setattr("trainer.train_command.train", lambda argv, go_on: seen.append((argv, go_on)) or 130)
+    monkeypatch.setattr("trainer.commands.demo.fit", lambda plan: seen.append(plan) or 130)
     shutil.copytree(trained[0] / "checkpoint-4", "demo/checkpoint-4")
     assert invoke("demo", "--output-dir", "demo", "--steps", 9).exit_code == 130
-    ((argv, go_on),) = seen
-    assert argv[argv.index("--resume-from-checkpoint") + 1] == "last" and go_on == "tokmat demo --output-dir demo"
+    (plan,) = seen
+    assert plan.training["resume_from_checkpoint"] == "last" and plan.go_on == "tokmat demo --output-dir demo"
 
 
 def test_show_uses_no_modelling_code_of_ours():
-    script = "import sys, trainer.cli, trainer.streamers; sys.exit('modeling_tokmat' in sys.modules)"
+    script = "import sys, trainer.show; sys.exit('modeling_tokmat' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
 def test_presets_are_models(tokenizer):
-    from trainer.train_command import PRESETS, make_model
+    from trainer.models import make_model
+    from trainer.recipes import PRESETS
 
     for name in ("tiny", "small"):
         model = make_model(None, name, {}, tokenizer)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from trainer import data
+from trainer import builtin_corpus, data
+from trainer.builtin_corpus import builtin_documents
 from trainer.collator import TokMatDataCollator
 from trainer.data import (
-    builtin_documents,
     count_tokens,
     load_documents,
     split_documents,
@@ -241,7 +241,7 @@ def test_builtin_without_topics(monkeypatch, tmp_path):
     write(tmp_path / "broken.py", "def (:")
     write(tmp_path / "test/test_it.py", source.replace("Some", "Other"))
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    monkeypatch.setattr(data.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
+    monkeypatch.setattr(builtin_corpus.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     assert builtin_documents() == [f"Module. {words}\n\nMethod. {words}\n\nLast. {words}"]
     (tmp_path / "module.py").unlink()
     with pytest.raises(RuntimeError, match="built-in corpus is empty"):
@@ -271,7 +271,7 @@ def test_prose_filter_and_markup():
     )
     prose = "Title words\n\nHeading\nThe first value of list is never changed by sorted calls:"
     last = "The first paragraph is not repeated below this one."
-    assert data._prose([text, last], set()) == f"{prose}\n\nNothing but code\n\n{last}"
+    assert builtin_corpus._prose([text, last], set()) == f"{prose}\n\nNothing but code\n\n{last}"
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from trainer.baseline import make_baseline
 from trainer.cli import app
-from trainer.convert import from_autoregressive
+from trainer.conversion import from_autoregressive
 from trainer.data import load_documents
 from trainer.evaluation import metrics
-from trainer.evaluation.lookahead import tail_accuracy
-from trainer.evaluation.samples import held_out_prompts, interval, judge_nll, per_prompt, write
+from trainer.evaluation.decoders import write
+from trainer.evaluation.look_ahead import tail_accuracy
+from trainer.evaluation.measures import interval, judge_nll, per_prompt
+from trainer.evaluation.prompts import held_out_prompts
+from trainer.models import make_baseline
 
 CARDS = Path(__file__).parents[1] / "hub_cards"
 SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=30), min_size=1, max_size=6)
@@ -130,7 +132,7 @@ def models(tokenizer, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
     baseline = make_baseline(None, "tiny", tokenizer)
-    converted = from_autoregressive(baseline, negatives="all")
+    converted = from_autoregressive(baseline, "sphere", negatives="all")
     for name, model in (("ar", baseline), ("tokmat", converted)):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

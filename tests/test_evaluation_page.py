@@ -12,13 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from trainer.baseline import make_baseline
 from trainer.cli import app
-from trainer.convert import from_autoregressive
+from trainer.conversion import from_autoregressive
 from trainer.data import load_documents
 from trainer.evaluation import mauve, metrics
 from trainer.evaluation.page import page
-from trainer.evaluation.samples import pieces, windows
+from trainer.evaluation.prompts import windows
+from trainer.evaluation.report import pieces
+from trainer.models import make_baseline
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,10 @@ def models(tokenizer, tmp_path_factory):
     for number, name in enumerate(("one", "two")):
         torch.manual_seed(number)
         baseline = make_baseline(None, "tiny", tokenizer)
-        for kind, model in ((name, from_autoregressive(baseline, negatives="all")), (f"ar-{name}", baseline)):
+        for kind, model in (
+            (name, from_autoregressive(baseline, "sphere", negatives="all")),
+            (f"ar-{name}", baseline),
+        ):
             model.save_pretrained(folder / kind)
             tokenizer.save_pretrained(folder / kind)
     return folder / "one", folder / "two", folder / "ar-one"
@@ -104,7 +108,7 @@ def test_a_mean_lies_within_its_scores(score):
 
 def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "mauve", None)
-    monkeypatch.setattr("trainer.evaluation.evaluate_command.write", None)
+    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
     arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--judge", str(models[2])]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and result.output.count("\n") == 1
@@ -121,7 +125,7 @@ def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch
     ],
 )
 def test_errors_come_before_any_generation(models, story_file, arguments, message, monkeypatch):
-    monkeypatch.setattr("trainer.evaluation.evaluate_command.write", None)
+    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
     arguments = [str(models[2]) if word == "AR" else word for word in arguments]
     arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--new-tokens", "8", *arguments]
     result = CliRunner().invoke(app, arguments)

@@ -64,12 +64,12 @@ def chunked(batch, negative_ids, weight=None, window=0, chunk_elements=2**24, **
         unit = None if negative_ids is None else table[batch["ids"]]
         context = ContextNegatives(batch["ids"], batch["documents"], window, weight, unit)
     return info_nce(
-        batch["predicted"],
+        F.normalize(batch["predicted"], dim=-1),
         batch["targets"],
         keys,
         SCALE,
         V,
-        target_unit=None if negative_ids is None else table[batch["targets"]],
+        target_keys=None if negative_ids is None else table[batch["targets"]],
         negative_ids=negative_ids,
         context=context,
         chunk_elements=chunk_elements,
@@ -125,7 +125,9 @@ def test_the_full_vocabulary_never_meets_all_positions_at_once():
     table = F.normalize(torch.randn(vocabulary, 4), dim=-1).requires_grad_()
     targets = torch.randint(vocabulary, (2, positions))
     with Watch():
-        info_nce(predicted, targets, table, SCALE, vocabulary, chunk_elements=8 * vocabulary).sum().backward()
+        info_nce(
+            F.normalize(predicted, dim=-1), targets, table, SCALE, vocabulary, chunk_elements=8 * vocabulary
+        ).sum().backward()
     assert largest <= 8 * vocabulary
     assert predicted.grad is not None and table.grad is not None
 

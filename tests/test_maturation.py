@@ -21,8 +21,7 @@ from modeling_tokmat.maturation_tokmat import (
     update_rates,
     update_tail,
 )
-from modeling_tokmat.tails_tokmat import SimulatedTails
-from modeling_tokmat.vocabulary_tokmat import project
+from modeling_tokmat.tails_tokmat import draw_tails
 
 tail_lengths = st.integers(1, MAX_TAIL_LENGTH)
 settings_of_schedules = st.fixed_dictionaries(
@@ -113,15 +112,6 @@ def test_corruption_keeps_mature_content_exactly():
     assert torch.equal(corrupt(content, noise, torch.zeros(2, 3)), noise)
 
 
-def test_projection_is_the_nearest_neighbour_whatever_the_chunks():
-    table = torch.nn.functional.normalize(torch.randn(50, 8), dim=-1) * 3
-    vectors = torch.randn(4, 7, 8)
-    nearest = (vectors[..., None, :] - table).norm(dim=-1).argmin(-1)
-    for chunk_size in (1, 5, 4096):
-        assert torch.equal(project(vectors, table, chunk_size), nearest)
-    assert project(vectors[:, :0], table).shape == (4, 0)
-
-
 @given(st.lists(st.integers(0, 500), min_size=5, max_size=5), st.integers(0, 4), st.floats(0.01, 5.0))
 def test_decoding_noise_is_a_function_of_its_five_coordinates(coordinates, changed, norm):
     noise = decoding_noise(*coordinates, 16, norm, torch.float64)
@@ -153,7 +143,7 @@ def tails_of(labels, documents=None, seeds=None, **fields):
     config = TokMatConfig.tiny(**{"clean_probability": 0.0, "max_tail_length": 6, **fields})
     documents = torch.zeros_like(labels) if documents is None else documents
     seeds = torch.arange(len(labels)) if seeds is None else seeds
-    return SimulatedTails(seeds, labels, documents, config), config
+    return draw_tails(seeds, labels, documents, config), config
 
 
 def test_the_tail_is_the_last_k_positions_with_the_maturities_before_an_update():

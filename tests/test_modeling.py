@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2Model
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.maturation_tokmat import corrupt
+from modeling_tokmat.training_tokmat import simulate_tails
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def test_the_simulated_loss_equals_its_definition(make_model, ids, negatives):
     output = model(
         ids[:1], labels=labels, maturation_seeds=seeds, negative_ids=drawn if negatives == "uniform" else None
     )
-    tails, _ = model.simulate_tails(seeds, labels)
+    tails, _ = simulate_tails(model.config, seeds, labels)
     length = int(tails.tail_length)
     noise = tails.noise(32, 0.5 * model.embedding_radius)
     vectors = corrupt(model.embed_tokens(ids[:1]), noise, tails.maturity)

@@ -8,6 +8,7 @@ from conftest import BACKBONES
 
 from modeling_tokmat import TokMatConfig
 from modeling_tokmat.maturation_tokmat import tail_maturities
+from modeling_tokmat.training_tokmat import line_inputs, mature, simulate_tails
 
 SEEDS = torch.tensor([11, 12])
 FIELDS = {
@@ -63,7 +64,7 @@ def naive_slots(model, kind, passes, tails, clean, norm, row, used, begin, start
     slots = noise
     with torch.no_grad():
         for step in range(passes, 0, -1):
-            jumps = [int(tails.jumps[earlier, row, used[0]]) for earlier in range(step)]
+            jumps = [int(tails.jumps[row, earlier, used[0]]) for earlier in range(step)]
             now, jump = start - step - sum(jumps), jumps[-1]
             if now >= begin:
                 predicted = read_one(model, clean[row, begin : now + 1], slots, length)[-len(used) :]
@@ -88,7 +89,7 @@ def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, bac
     gradient = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
 
-    tails, _ = model.simulate_tails(SEEDS, labels, packed["position_ids"])
+    tails, _ = simulate_tails(model.config, SEEDS, labels, packed["position_ids"])
     clean, table = model.embed_tokens(ids), model.token_embeddings()
     regression = contrastive = total = 0.0
 
@@ -131,7 +132,7 @@ def test_rows_that_train_the_tails_alone(make_model, packed, parallel):
     fields = FIELDS | {"parallel_tails": parallel, "clean_probability": 0.0}
     model = make_model(double=True, **fields).train()
     output = model(**packed, maturation_seeds=SEEDS, tail_only=torch.tensor([True, False]))
-    tails, weights = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])
+    tails, weights = simulate_tails(model.config, SEEDS, packed["labels"], packed["position_ids"])
     kept = weights.clone()
     kept[0, tails.slot[0] == 0] = 0
     assert 0 < kept[0].sum() < weights[0].sum() and torch.equal(kept[1], weights[1])
@@ -145,7 +146,7 @@ def test_rows_that_train_the_tails_alone(make_model, packed, parallel):
 
 def test_where_tails_lie(make_model, packed):
     model = make_model(**FIELDS | {"parallel_tails": 40})
-    tails, weights = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])
+    tails, weights = simulate_tails(model.config, SEEDS, packed["labels"], packed["position_ids"])
     starts, lengths = [], set()
     for row, used, _, start, length in single_tails(tails):
         starts.append((row, start))
@@ -161,7 +162,7 @@ def test_where_tails_lie(make_model, packed):
     possible = (positions[:, 2:] == positions[:, :-2] + 2) & (labels[:, 2:] != -100)
     assert set(starts) == {tuple(pair) for pair in possible.nonzero().tolist()}
     assert (weights[:, 24:][tails.slot[:, 24:] == 0] == 0).all()
-    alone, _ = model.simulate_tails(SEEDS[1:], packed["labels"][1:], packed["position_ids"][1:])
+    alone, _ = simulate_tails(model.config, SEEDS[1:], packed["labels"][1:], packed["position_ids"][1:])
     assert torch.equal(alone.slot[0], tails.slot[1]) and torch.equal(alone.start[0], tails.start[1])
     assert torch.equal(alone.noise(8, 0.3)[0], tails.noise(8, 0.3)[1])
 
@@ -170,15 +171,15 @@ def test_where_tails_lie(make_model, packed):
 def test_nothing_leaks(make_model, packed, backbone):
     """What is perturbed changes nothing that must not see it, and something that must."""
     model = make_model(backbone, double=True, **FIELDS)
-    tails, _ = model.simulate_tails(SEEDS, packed["labels"], packed["position_ids"])
+    tails, _ = simulate_tails(model.config, SEEDS, packed["labels"], packed["position_ids"])
     inputs = {"attention_mask": None, "position_ids": packed["position_ids"]}
-    line = model._mature(model.embed_tokens(packed["input_ids"]), tails, inputs)
+    line = mature(tails, model.embed_tokens(packed["input_ids"]), model.config, model.embedding_radius, None)
 
     def predict(vectors):
         with torch.no_grad():
-            given = model._line_inputs(tails, vectors, inputs)
+            given = line_inputs(tails, vectors, inputs)
             conditions = model.conditions(tails.maturity, tails.tail_length)
-            return model._predict(vectors, conditions, use_cache=False, **given)[0]
+            return model.predict(vectors, conditions, use_cache=False, **given)[0]
 
     def changed_by(row, place):
         disturbed = line.clone()

@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from modeling_tokmat.maturation_tokmat import low_norm_noise
 from trainer.cli import app
-from trainer.studies import STUDIES, lab, reproduce_command
+from trainer.commands import reproduce as reproduce_command
+from trainer.studies import STUDIES, lab
 from trainer.studies.diversity import changed_by_noise, derived_temperature, measured_temperature
 from trainer.studies.entropy import lives
+from trainer.studies.findings import is_done
 from trainer.studies.lab import FULL, NOT_JUDGED, SMALL, Finding, Lab
-from trainer.studies.repetition import judged
+from trainer.studies.repetition import judge_claim
 
 TINY = dataclasses.replace(
     SMALL, name="small", vocabulary=300, block=64, batch=4, baseline_steps=6, judge_steps=2, base_steps=2,
@@ -103,11 +105,11 @@ def repetition_rows(**changes):
 
 
 def test_the_repetition_verdict():
-    text, verdict = judged(repetition_rows())
+    text, verdict = judge_claim(repetition_rows())
     assert verdict == "holds" and "ar penalty 1.2, Loop 20%" in text  # the best that repeats no more
-    assert judged(repetition_rows(**{"tokmat, seed 0": (0.04, 0.25, 2.7)}))[1] == "partly"
-    assert judged(repetition_rows(**{"tokmat, seed 1": (0.09, 0.4, 2.5)}))[1] == "partly"
-    assert judged(repetition_rows(**{"tokmat, seed 0": (0.2, 0.9, 9.0)}))[1] == "does not hold"
+    assert judge_claim(repetition_rows(**{"tokmat, seed 0": (0.04, 0.25, 2.7)}))[1] == "partly"
+    assert judge_claim(repetition_rows(**{"tokmat, seed 1": (0.09, 0.4, 2.5)}))[1] == "partly"
+    assert judge_claim(repetition_rows(**{"tokmat, seed 0": (0.2, 0.9, 9.0)}))[1] == "does not hold"
 
 
 # -- the command ------------------------------------------------------------------------------------------------------
@@ -180,9 +182,9 @@ def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_te
     made = Lab(tmp_path, TINY, str(story_texts), say=lambda text: None)
     path = made.baseline()
     weights = (path / "model.safetensors").read_bytes()
-    monkeypatch.setattr(lab, "run_training", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(lab, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
     assert made.baseline() == path and (path / "model.safetensors").read_bytes() == weights
-    monkeypatch.setattr(lab, "run_training", lambda *args, **kwargs: 130)
+    monkeypatch.setattr(lab, "fit", lambda *args, **kwargs: 130)
     with pytest.raises(KeyboardInterrupt):
         made.base()
     long = made.prompts(70, long=True)
@@ -232,4 +234,4 @@ def test_frozen_conditioning_stays_none(tmp_path, story_texts, monkeypatch):
 def test_the_small_budget_on_the_builtin_corpus(tmp_path):
     result = reproduce("--output", tmp_path / "out")
     assert result.exit_code == 0, (result.stderr[-3000:], result.exception)
-    assert all(reproduce_command.is_done(tmp_path / "out" / name) for name in STUDIES if name != "structured")
+    assert all(is_done(tmp_path / "out" / name) for name in STUDIES if name != "structured")

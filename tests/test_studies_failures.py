@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modeling_tokmat.trace_tokmat import MaturationStep
 from trainer.evaluation import failures
-from trainer.evaluation.samples import continue_prompts
+from trainer.evaluation.decoders import continue_prompts
 from trainer.studies import structured, templates
 
 WORDS = st.lists(st.sampled_from(["a", "cat", "sat", "."]), max_size=12)

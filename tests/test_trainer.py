@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from modeling_tokmat import TokMatForContinuousLM
 from modeling_tokmat.maturation_tokmat import mix_seed
+from modeling_tokmat.training_tokmat import simulate_tails
 from trainer.collator import TokMatDataCollator
 from trainer.tokmat_trainer import TokMatTrainer
 from trainer.training_args import TokMatTrainingArguments
@@ -159,7 +160,7 @@ def test_metrics_are_what_they_are_called(make_trainer, make_model, rows):
     seeds = torch.tensor([mix_seed(trainer.args.seed, 0, index) for index in range(32)])
     with torch.no_grad():
         output = model.train()(**batch, maturation_seeds=seeds)
-        tails, weights = model.simulate_tails(seeds, batch["labels"], batch["position_ids"])
+        tails, weights = simulate_tails(model.config, seeds, batch["labels"], batch["position_ids"])
         weights = weights[:, :-1]  # the last position has no target
         nearest = model.implied_logits(output.predicted_embeds[:, :-1]).argmax(-1)
         cosine = F.cosine_similarity(
@@ -176,7 +177,7 @@ def test_metrics_are_what_they_are_called(make_trainer, make_model, rows):
 
 
 def test_evaluation_reports_what_the_tail_knows(make_trainer, make_model, rows):
-    from trainer.evaluation.lookahead import tail_accuracy
+    from trainer.evaluation.look_ahead import tail_accuracy
 
     trainer = make_trainer(make_model(), eval_dataset=rows, tail_metrics=3)
     metrics = trainer.evaluate()

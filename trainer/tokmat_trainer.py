@@ -11,17 +11,18 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer
 
 from modeling_tokmat.checks_tokmat import require
-from modeling_tokmat.losses_tokmat import info_nce
+from modeling_tokmat.losses_tokmat import document_index, info_nce
 from modeling_tokmat.maturation_tokmat import mix_seed
-from modeling_tokmat.vocabulary_tokmat import project
+from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 
 from .callbacks import SampleCallback
 from .data import count_tokens
-from .evaluation.lookahead import tail_accuracy
+from .evaluation.look_ahead import tail_accuracy
 from .training_args import TokMatTrainingArguments
 
 PER_ROW = ("position_ids", "attention_mask", "tail_only")  # what says which predictions count
 TAIL_PROMPTS, TAIL_PROMPT_TOKENS, TAIL_NEW_TOKENS = 32, 16, 32  # for tail_acc_k
+LOSS_PARTS = ("regression_loss", "contrastive_loss", "successor_loss")
 PROJECTED_AT_ONCE = 256  # positions whose scores over the vocabulary are held at a time, for the metrics
 
 
@@ -37,7 +38,7 @@ class TokMatTrainer(Trainer):
       micro-batch, `accuracy` and `cosine` at maturity 1 and `slot_acc_k` (argmax of z^_k against the label);
     - evaluation reports `eval_loss` on committed positions, and `eval_perplexity`, `eval_accuracy`, `eval_cosine` of
       the implied distribution, exact over the vocabulary whatever the negatives, and `eval_tail_acc_k` of front
-      commits (see `trainer.evaluation.lookahead.tail_accuracy`; not of streams, nor of sharded models).
+      commits (see `trainer.evaluation.look_ahead.tail_accuracy`; not of streams, nor of sharded models).
 
     Raises:
         ValueError: for weights that are not finite, before any step.
@@ -86,10 +87,12 @@ class TokMatTrainer(Trainer):
         for number, batch in enumerate(batches):
             labels = batch["labels"]
             first = (number * self.args.world_size + self.args.process_index) * self.args.train_batch_size
-            seeds = [mix_seed(seed, step, first + row) for row in range(len(labels))]
-            batch["maturation_seeds"] = torch.tensor(seeds)
-            documents = {name: batch.get(name) for name in PER_ROW}
-            total += self.tokmat.simulate_tails(batch["maturation_seeds"], labels, **documents)[1].sum()
+            seeds = torch.tensor([mix_seed(seed, step, first + row) for row in range(len(labels))])
+            per_row = {name: batch.get(name) for name in PER_ROW}
+            tails, weights = simulate_tails(self.tokmat.config, seeds, labels, **per_row)
+            total += weights.sum()
+            # A model that transformers splits over several GPUs by rows draws them again, by seed.
+            batch |= {"tails": tails} if self.args.n_gpu <= 1 else {"maturation_seeds": seeds}
             if negatives is None:
                 generator = torch.Generator().manual_seed(mix_seed(seed, step))
                 negatives = self.tokmat.draw_negatives(labels, generator)
@@ -105,8 +108,9 @@ class TokMatTrainer(Trainer):
             # Ranks average their gradients, but the divisor already spans them all.
             scale = self.accelerator.num_processes
             loss = loss * scale
-            for name in ("regression_loss", "contrastive_loss"):
-                self._sums[name] += outputs[name].detach() * scale
+            for name in LOSS_PARTS:
+                if outputs.get(name) is not None:
+                    self._sums[name] += outputs[name].detach() * scale
             if self._logs_this_step() and self.accelerator.sync_gradients:
                 self._measure(inputs, outputs["predicted_embeds"].detach())
         return (loss, outputs) if return_outputs else loss
@@ -119,14 +123,18 @@ class TokMatTrainer(Trainer):
     @torch.no_grad()
     def _measure(self, inputs, predicted) -> None:
         """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
-        documents = {name: inputs.get(name) for name in PER_ROW}
-        tails, weights = self.tokmat.simulate_tails(inputs["maturation_seeds"], inputs["labels"], **documents)
+        tails = inputs.get("tails")
+        if tails is None:
+            return
+        documents, tail_only = tails.documents, inputs.get("tail_only")
+        weights = loss_weights(inputs["labels"], documents, tails, tail_only, self.tokmat.config.tail_weight_floor)
         targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
-        valid = weights > 0
-        keys = self.tokmat.vocabulary().keys(predicted.dtype)
-        hits = (project(predicted, keys, PROJECTED_AT_ONCE) == targets) & valid
+        valid, vocabulary = weights > 0, self.tokmat.vocabulary()
+        hits = (vocabulary.nearest(predicted, PROJECTED_AT_ONCE) == targets) & valid
         committed = valid & (tails.slot == 0)
-        cosine = F.cosine_similarity(predicted.float(), self.tokmat.embed_tokens(targets).float(), dim=-1)
+        cosine = F.cosine_similarity(
+            vocabulary.as_inputs(predicted).float(), vocabulary.embed(targets).float(), dim=-1
+        )
         self._count("accuracy", hits, committed)
         self._count("cosine", cosine, committed)
         for slot in range(1, self.args.slot_metrics + 1):
@@ -139,7 +147,7 @@ class TokMatTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             steps = max(self._sums["steps"], 1)
-            for name in ("regression_loss", "contrastive_loss"):
+            for name in LOSS_PARTS:
                 if name in self._sums:
                     logs[name] = float(self._reduce(self._sums[name], "mean")) / steps
             for name in [key[0] for key in self._sums if isinstance(key, tuple) and key[1] == "sum"]:
@@ -168,14 +176,16 @@ class TokMatTrainer(Trainer):
 
     def _evaluate_batch(self, inputs, predicted) -> None:
         model, labels = self.tokmat, inputs["labels"]
-        documents = model.document_index(labels, inputs.get("position_ids"), inputs.get("attention_mask"))
-        weights, targets = model.loss_weights(labels, documents), F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
-        unit = model.vocabulary().keys(predicted.dtype)
-        nll = info_nce(predicted, targets, unit, model.config.logit_scale, model.config.vocab_size)
+        given = inputs.get("position_ids"), inputs.get("attention_mask")
+        documents = document_index(*given, labels.shape, labels.device)
+        weights, targets = loss_weights(labels, documents), F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
+        vocabulary, size = model.vocabulary(), model.config.vocab_size
+        keys, queries = vocabulary.keys(predicted.dtype), vocabulary.queries(predicted)
+        as_inputs = vocabulary.as_inputs(predicted).float()
         values = {
-            "nll": nll,
-            "accuracy": project(predicted, unit, PROJECTED_AT_ONCE) == targets,
-            "cosine": F.cosine_similarity(predicted.float(), model.embed_tokens(targets).float(), dim=-1),
+            "nll": info_nce(queries, targets, keys, vocabulary.scale, size, bias=vocabulary.bias),
+            "accuracy": vocabulary.nearest(predicted, PROJECTED_AT_ONCE) == targets,
+            "cosine": F.cosine_similarity(as_inputs, vocabulary.embed(targets).float(), dim=-1),
             "count": torch.ones_like(weights),
         }
         by_row = torch.stack([(value * weights).sum(dim=1) for value in values.values()], dim=1)

@@ -5,7 +5,7 @@ import io
 import re
 from html import escape
 
-from .samples import COLUMNS, cell, columns
+from .table import COLUMNS, cell, columns
 
 SAMPLES = 12
 PICTURES = (

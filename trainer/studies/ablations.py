@@ -1,6 +1,9 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Every choice of the recipe changed alone: short fine-tunes from one converted baseline."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -22,58 +25,55 @@ def _frozen(*names: str):
 
 
 MATURITY, FILM = "maturity_embedding", "tail_length_film"
-# name: (flags of `tokmat train`, what is done to the model before)
-ARMS = {
-    "reference": ([], None),
-    "reference, another seed": (["--seed", 1], None),
-    "without InfoNCE": (["--contrastive-weight", 0, "--regression-weight", 1], None),
-    "without regression": (["--regression-weight", 0], None),
-    "lambda 0.3": (["--contrastive-weight", 0.3], None),
-    "lambda 3": (["--contrastive-weight", 3], None),
-    "logit scale 10": (["--logit-scale", 10], None),
-    "logit scale 40": (["--logit-scale", 40], None),
-    "context negatives 0": (["--context-negatives", 0], None),
-    "context negatives 1.5": (["--context-negatives", 1.5], None),
-    "context negatives 6": (["--context-negatives", 6], None),
-    "uniform negatives, no context": (["--negatives", "uniform", "--context-negatives", 0], None),
-    "unigram negatives, no context": (["--negatives", "unigram", "--context-negatives", 0], None),
-    "batch negatives, no context": (["--negatives", "batch", "--context-negatives", 0], None),
-    "look-ahead, true future": (["--look-ahead", "--maturation", "simulated"], None),
-    "look-ahead, rollout": (["--look-ahead"], None),
-    "embryo norm 0": (["--embryo-norm", 0], None),
-    "embryo norm 0.5": (["--embryo-norm", 0.5], None),
-    "embryo norm 1": (["--embryo-norm", 1], None),
-    "cosine schedule": (["--schedule", "cosine"], None),
-    "geometric, gamma 0.6": (["--schedule", "geometric", "--schedule-gamma", 0.6], None),
-    "geometric, gamma 0.8": (["--schedule", "geometric", "--schedule-gamma", 0.8], None),
-    "geometric, gamma 0.95": (["--schedule", "geometric", "--schedule-gamma", 0.95], None),
-    "power, beta 0.5": (["--schedule", "power", "--schedule-beta", 0.5], None),
-    "power, beta 2": (["--schedule", "power", "--schedule-beta", 2], None),
-    "no maturity embedding": ([], _frozen(MATURITY)),
-    "no FiLM": ([], _frozen(FILM)),
-    "no conditioning": ([], _frozen(MATURITY, FILM)),
-    "frozen embeddings": (["--freeze-embeddings", "true"], None),
-    "from scratch, same steps": (["--backbone"], None),
-    "from scratch, 4 x the steps": (["--backbone"], None),
+# name: (arguments of the training run, what is done to the model before)
+ARMS: dict[str, tuple[dict, Callable | None]] = {
+    "reference": ({}, None),
+    "reference, another seed": ({"seed": 1}, None),
+    "without InfoNCE": ({"contrastive_weight": 0.0, "regression_weight": 1.0}, None),
+    "without regression": ({"regression_weight": 0.0}, None),
+    "lambda 0.3": ({"contrastive_weight": 0.3}, None),
+    "lambda 3": ({"contrastive_weight": 3.0}, None),
+    "logit scale 10": ({"logit_scale": 10.0}, None),
+    "logit scale 40": ({"logit_scale": 40.0}, None),
+    "context negatives 0": ({"context_negatives": 0.0}, None),
+    "context negatives 1.5": ({"context_negatives": 1.5}, None),
+    "context negatives 6": ({"context_negatives": 6.0}, None),
+    "uniform negatives, no context": ({"negatives": "uniform", "context_negatives": 0.0}, None),
+    "unigram negatives, no context": ({"negatives": "unigram", "context_negatives": 0.0}, None),
+    "batch negatives, no context": ({"negatives": "batch", "context_negatives": 0.0}, None),
+    "look-ahead, true future": ({"look_ahead": True, "maturation": "simulated"}, None),
+    "look-ahead, rollout": ({"look_ahead": True}, None),
+    "embryo norm 0": ({"embryo_norm": 0.0}, None),
+    "embryo norm 0.5": ({"embryo_norm": 0.5}, None),
+    "embryo norm 1": ({"embryo_norm": 1.0}, None),
+    "cosine schedule": ({"schedule": "cosine"}, None),
+    "geometric, gamma 0.6": ({"schedule": "geometric", "schedule_gamma": 0.6}, None),
+    "geometric, gamma 0.8": ({"schedule": "geometric", "schedule_gamma": 0.8}, None),
+    "geometric, gamma 0.95": ({"schedule": "geometric", "schedule_gamma": 0.95}, None),
+    "power, beta 0.5": ({"schedule": "power", "schedule_beta": 0.5}, None),
+    "power, beta 2": ({"schedule": "power", "schedule_beta": 2.0}, None),
+    "no maturity embedding": ({}, _frozen(MATURITY)),
+    "no FiLM": ({}, _frozen(FILM)),
+    "no conditioning": ({}, _frozen(MATURITY, FILM)),
+    "frozen embeddings": ({"freeze_embeddings": True}, None),
+    "from scratch, same steps": ({}, None),
+    "from scratch, 4 x the steps": ({}, None),
 }
 FAR_AWAY = [name for name in ARMS if name.startswith("from scratch")]  # would squeeze the others in the picture
 
 
-def arm(lab: Lab, name: str):
+def arm(lab: Lab, name: str) -> Path:
     """The folder of an ablation's model."""
-    flags, prepare = ARMS[name]
+    changed, prepare = ARMS[name]
     budget, steps, rate = lab.budget, lab.budget.ablation_steps, 6e-4
-    if "--backbone" in flags:
-        flags, rate = ["--backbone", budget.backbone, "--tokenizer", lab.baseline()], 1e-3
+    if name in FAR_AWAY:
+        start, rate = {"backbone": budget.backbone, "tokenizer": str(lab.baseline())}, 1e-3
         steps *= 4 if "4 x" in name else 1
     else:
-        flags = ["--model", lab.start(), *flags]
-    if "--context-negatives" not in flags:
-        flags = [*flags, "--context-negatives", CONTEXT_NEGATIVES]
+        start = {"model": str(lab.start())}
+    values = {"context_negatives": CONTEXT_NEGATIVES, "per_device_train_batch_size": budget.ablation_batch} | changed
     slug = "arm-" + name.replace(",", "").replace(" ", "-")
-    return lab.fit(
-        slug, steps, rate, *flags, prepare=prepare, **{"per-device-train-batch-size": budget.ablation_batch}
-    )
+    return lab.fit(slug, steps, rate, prepare=prepare, **start, **values)
 
 
 def study(lab: Lab) -> Finding:

@@ -9,7 +9,7 @@ import torch
 
 from modeling_tokmat.maturation_tokmat import low_norm_noise
 
-from ..evaluation.samples import interval, per_prompt
+from ..evaluation.measures import interval, per_prompt
 from .ablations import arm
 from .lab import TAIL_LENGTH, Finding, Lab, with_ends
 

@@ -4,7 +4,7 @@
 import matplotlib.pyplot as plt
 import torch
 
-from ..evaluation.samples import continue_prompts
+from ..evaluation.decoders import continue_prompts
 from .lab import Finding, Lab
 
 TAIL = 16

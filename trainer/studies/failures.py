@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..evaluation import failures
-from ..evaluation.samples import continue_prompts
-from .lab import CONTEXT_NEGATIVES, TAIL_LENGTH, Finding, Lab
+from ..evaluation.decoders import continue_prompts
+from .lab import RECIPE, TAIL_LENGTH, Finding, Lab
 
 NEW_TOKENS = 50
 DETECTORS = ("mode collapse", "divergence", "premature commitment", "poor diversity")
@@ -34,23 +34,23 @@ def made_to_fail(lab: Lab) -> dict[str, tuple]:
     budget, healthy = lab.budget, lab.tokmat()
     given = {
         "data": str(lab.texts["train"]),
-        "validation-fraction": 0,
-        "per-device-train-batch-size": budget.ablation_batch,
+        "validation_fraction": 0.0,
+        "per_device_train_batch_size": budget.ablation_batch,
     }
-    scratch = ["--backbone", budget.backbone, "--tokenizer", lab.baseline()]
     # Regression alone learns the mean of what may follow, first of all the mean of all text. The rate is high because
     # a fresh head is the identity, far from a constant.
-    collapsed = ["--contrastive-weight", 0, "--regression-weight", 1, *scratch]
-    repetitive = ["--model", lab.start(), "--look-ahead", "--context-negatives", 0]
-    wild = ["--model", lab.start(), "--context-negatives", CONTEXT_NEGATIVES, "--film-scope", "tail"]
+    collapsed = {"contrastive_weight": 0.0, "regression_weight": 1.0}
+    collapsed |= {"backbone": budget.backbone, "tokenizer": str(lab.baseline())}
+    repetitive = {"model": str(lab.start()), "look_ahead": True, "context_negatives": 0.0}
+    wild = {"model": str(lab.start())} | RECIPE
     steps = budget.ablation_steps
     return {
         HEALTHY: (healthy, {}),
-        "no contrastive term": (lab.fit("failing-collapse", 100, 1e-2, *collapsed, **given), {}),
-        "learning rate 0.3": (lab.fit("failing-divergence", 10, 0.3, *wild, **given), {}),
+        "no contrastive term": (lab.fit("failing-collapse", 100, 1e-2, **collapsed, **given), {}),
+        "learning rate 0.3": (lab.fit("failing-divergence", 10, 0.3, **wild, **given), {}),
         "guidance 30": (healthy, {"guidance_scale": 30.0}),
         "maturity at most 0.05": (healthy, {"alpha_max": 0.05}),
-        "no context negatives": (lab.fit("failing-diversity", steps, 6e-4, *repetitive, **given), {}),
+        "no context negatives": (lab.fit("failing-diversity", steps, 6e-4, **repetitive, **given), {}),
     }
 
 
@@ -94,7 +94,7 @@ def study(lab: Lab) -> Finding:
                 }
                 for signal in found
             ]
-    judged = sum(expected is not None for row in EXPECTED.values() for expected in row)
+    asked = sum(expected is not None for row in EXPECTED.values() for expected in row)
     closest = max((row for row in rows if row["model"] == HEALTHY), key=lambda row: row["value"] / row["threshold"])
     raised = {row["signal"] for row in rows if row["signal_fired"]}
     silent = ", ".join(dict.fromkeys(row["signal"] for row in rows if row["signal"] not in raised))
@@ -102,7 +102,7 @@ def study(lab: Lab) -> Finding:
     prompt = lab.tokenizer.decode(prompts.ids[0], skip_special_tokens=True)
     return Finding(
         claim="Each of four failures can be told by its detector, which stays silent on a healthy model.",
-        finding=f"{judged - len(wrong)} of {judged} expected answers of {len(DETECTORS)} detectors on {len(signals)} "
+        finding=f"{asked - len(wrong)} of {asked} expected answers of {len(DETECTORS)} detectors on {len(signals)} "
         f"models came, {right}. On the healthy model the signal nearest to its threshold is {closest['signal']}: "
         f"{closest['value']:.2f}, threshold {closest['threshold']:.2f}."
         + (f" Signals that no model raised: {silent}." if silent else ""),

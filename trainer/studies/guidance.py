@@ -5,8 +5,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from ..evaluation.lookahead import agreement_with_commits
-from ..evaluation.samples import continue_prompts, interval
+from ..evaluation.decoders import continue_prompts
+from ..evaluation.look_ahead import agreement_with_commits
+from ..evaluation.measures import interval
 from .lab import TAIL_LENGTH, Finding, Lab, with_ends
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)

@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_tokmat import TokMatForContinuousLM
 
-from ..convert import convert_folder
+from ..checkpoints import is_finished
+from ..conversion import convert_folder
 from ..data import END_OF_TEXT, load_documents, split_documents
-from ..evaluation.samples import Prompts, held_out_prompts, interval, per_prompt, write
-from ..output_folder import is_finished
-from ..train_command import train as run_training
+from ..evaluation.decoders import write
+from ..evaluation.measures import interval, per_prompt
+from ..evaluation.prompts import Prompts, held_out_prompts
+from ..training_run import TrainingPlan, fit
 
 NOT_JUDGED = "not judged"
 
@@ -67,7 +69,7 @@ BUDGETS = {"small": SMALL, "full": FULL}
 # repetition; parallel tails for look-ahead (docs/LOOKAHEAD.md).
 CONTEXT_NEGATIVES = 3.0
 TAIL_LENGTH = 8
-RECIPE = ("--context-negatives", CONTEXT_NEGATIVES, "--film-scope", "tail")
+RECIPE = {"context_negatives": CONTEXT_NEGATIVES, "film_scope": "tail"}
 
 
 @dataclass
@@ -142,40 +144,50 @@ class Lab:
     def path(self, name: str) -> Path:
         return self.folder / "models" / name
 
-    def fit(
-        self, name: str, steps: int, rate: float, *flags, data="train", prepare: Callable | None = None, **options
-    ):
-        """Train a model with the flags of `tokmat train`, unless it is there; a killed training goes on."""
-        path, budget = self.path(name), self.budget
+    def fit(self, name: str, steps: int, rate: float, data="train", prepare: Callable | None = None, **values) -> Path:
+        """Train a model, unless it is there; a killed training goes on.
+
+        Args:
+            data: "train" or "train-long", with the held-out text that belongs to it, or a source without one.
+            values: other arguments of a training run (`TrainingPlan.of`).
+        """
+        path, budget, texts = self.path(name), self.budget, self.texts
         if is_finished(path):
             return path
-        flags = [str(flag) for flag in flags]
-        options = {"block-size": budget.block, "per-device-train-batch-size": budget.batch} | options
-        texts = self.texts
-        arguments = ["--output-dir", str(path), "--resume-from-checkpoint", "last", "--max-steps", str(steps)]
-        arguments += ["--learning-rate", str(rate), "--eval-steps", str(steps), "--logging-steps", "50"]
-        arguments += ["--data", str(texts[data] if data in texts else data), "--save-total-limit", "1"]
+        values = {"block_size": budget.block, "per_device_train_batch_size": budget.batch} | values
         if data in texts:
-            arguments += ["--validation-data", str(texts[data.replace("train", "held-out")])]
-        for option, value in options.items():
-            arguments += [f"--{option}", str(value)]
+            values["validation_data"] = [str(texts[data.replace("train", "held-out")])]
+        plan = TrainingPlan.of(
+            data=[str(texts.get(data, data))],
+            output_dir=str(path),
+            resume_from_checkpoint="last",
+            max_steps=steps,
+            learning_rate=rate,
+            eval_steps=steps,
+            logging_steps=50,
+            save_total_limit=1,
+            prepare=prepare,
+            go_on="the same command",
+            **values,
+        )
         self.say(f"training {name}: {steps} steps")
         path.parent.mkdir(parents=True, exist_ok=True)
         log = open(path.parent / f"{name}.log", "a", encoding="utf-8")
         with log, contextlib.redirect_stdout(log), torch.enable_grad():  # studies may run without gradients
-            code = run_training(arguments + flags, go_on="the same command", prepare=prepare)
+            code = fit(plan)
         if code:
             raise KeyboardInterrupt
         return path
 
     def baseline(self) -> Path:
-        flags = ["--objective", "ar", "--backbone", self.budget.backbone, "--vocab-size", self.budget.vocabulary]
-        return self.fit("ar", self.budget.baseline_steps, 2e-3, *flags)
+        budget = self.budget
+        new = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
+        return self.fit("ar", budget.baseline_steps, 2e-3, **new)
 
     def judge_path(self) -> Path:
         """An autoregressive model trained apart, from another seed: other weights, other order of the same text."""
-        flags = ["--objective", "ar", "--backbone", self.budget.backbone, "--tokenizer", self.baseline()]
-        return self.fit("judge", self.budget.judge_steps, 2e-3, *flags, "--seed", 100)
+        new = {"objective": "ar", "backbone": self.budget.backbone, "tokenizer": str(self.baseline())}
+        return self.fit("judge", self.budget.judge_steps, 2e-3, **new, seed=100)
 
     def start(self) -> Path:
         """The baseline made a TokMat model, not yet trained."""
@@ -184,24 +196,23 @@ class Lab:
     def converted(self, name: str, baseline: Path) -> Path:
         path = self.path(name)
         if not is_finished(path):
-            convert_folder(str(baseline), path)
+            convert_folder(str(baseline), path, geometry="sphere")
         return path
 
     def base(self, seed: int = 0) -> Path:
         """Repelled by its past; its tail has not been trained."""
-        flags = ["--model", self.start(), "--clean-probability", 1, "--seed", seed]
-        return self.fit(_numbered("base", seed), self.budget.base_steps, 6e-4, *flags, *RECIPE)
+        values = RECIPE | {"model": str(self.start()), "clean_probability": 1.0, "seed": seed}
+        return self.fit(_numbered("base", seed), self.budget.base_steps, 6e-4, **values)
 
     def tokmat(self, seed: int = 0) -> Path:
         """`base`, then taught look-ahead: the model whose tail the studies look into."""
-        flags = ["--model", self.base(seed), "--look-ahead", "--seed", seed]
-        return self.fit(_numbered("tokmat", seed), self.budget.look_ahead_steps, 4e-4, *flags, *RECIPE)
+        values = RECIPE | {"model": str(self.base(seed)), "look_ahead": True, "seed": seed}
+        return self.fit(_numbered("tokmat", seed), self.budget.look_ahead_steps, 4e-4, **values)
 
     def longer_baseline(self) -> Path:
         """The baseline with as many steps more as TokMat models get: what they are to be compared with."""
         steps = self.budget.base_steps + self.budget.look_ahead_steps
-        flags = ["--objective", "ar", "--model", self.baseline()]
-        return self.fit("ar-longer", steps, 6e-4, *flags)
+        return self.fit("ar-longer", steps, 6e-4, objective="ar", model=str(self.baseline()))
 
     def load(self, path: Path):
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=True).eval()

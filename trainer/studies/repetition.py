@@ -3,8 +3,8 @@
 
 import matplotlib.pyplot as plt
 
-from ..evaluation.evaluate_command import PENALTIES
-from ..evaluation.samples import Prompts
+from ..evaluation.decoders import PENALTIES
+from ..evaluation.prompts import Prompts
 from .lab import CONTEXT_NEGATIVES, RECIPE, TAIL_LENGTH, Finding, Lab
 
 COLUMNS = ("dist_1", "dist_2", "rep_2", "rep_3", "loop", "judge_perplexity")
@@ -26,7 +26,7 @@ def study(lab: Lab) -> Finding:
 
 def concluded(lab: Lab, rows: list[dict]) -> Finding:
     first = [row for row in rows if row["new_tokens"] == lab.budget.lengths[0]]
-    finding, holds = judged(first)
+    finding, holds = judge_claim(first)
     for length in lab.budget.lengths[1:]:
         finding += f" {beyond(rows, length)}"
     return Finding(
@@ -70,19 +70,18 @@ def texts(lab: Lab, prompts: Prompts, long: bool):
 
 def long_context(lab: Lab, source, kind: str):
     """A model taught to read documents as long as the long context."""
-    budget = lab.budget
-    flags = ["--model", source]
+    budget, values = lab.budget, {"model": str(source)}
     if kind == "ar":
-        flags += ["--objective", "ar"]
+        values |= {"objective": "ar"}
     else:
-        flags += [*RECIPE, *(["--look-ahead"] if "look-ahead" in kind else ["--clean-probability", 1])]
+        values |= RECIPE | ({"look_ahead": True} if "look-ahead" in kind else {"clean_probability": 1.0})
     batch = max(budget.batch * budget.block // budget.long_block, 1)
-    sizes = {"block-size": budget.long_block, "per-device-train-batch-size": batch}
+    values |= {"block_size": budget.long_block, "per_device_train_batch_size": batch}
     name = kind.replace(" ", "-") + "-long"
-    return lab.fit(name, budget.long_steps, 4e-4, *flags, data="train-long", **sizes)
+    return lab.fit(name, budget.long_steps, 4e-4, data="train-long", **values)
 
 
-def judged(rows: list[dict]) -> tuple[str, str]:
+def judge_claim(rows: list[dict]) -> tuple[str, str]:
     """Repetition of people is the bar (their 95 % interval), and the judge's opinion of the best penalty."""
     by_name = {row["decoder"]: row for row in rows}
     human, greedy = by_name["human"], by_name["ar greedy"]

@@ -5,7 +5,6 @@ import ast
 import itertools
 import random
 import re
-import sysconfig
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,14 +12,15 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from ..builtin_corpus import library_files
 from ..data import END_OF_TEXT, load_documents
-from ..evaluation.samples import held_out_prompts, interval, per_prompt
+from ..evaluation.measures import interval, per_prompt
+from ..evaluation.prompts import held_out_prompts
 from . import templates
 from .lab import CONTEXT_NEGATIVES, Finding, Lab, with_ends, write_documents
 
 NEW_TOKENS = 50
 CODE_CHARACTERS = 3_000_000
-SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__"}
 KINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 SUMS = 4000  # documents of arithmetic
 LOOPING = 0.5  # Rep-2 above which a text is mostly the same again, and its template means nothing
@@ -31,9 +31,7 @@ WROTE = ("TokMat", "greedy", "human")
 def code_documents(characters: int = CODE_CHARACTERS, least: int = 300) -> list[str]:
     """Functions and classes of the standard library, one document each, of files in a fixed mixed order. Prompts are
     beginnings of documents, and whole modules begin with prose."""
-    library, found, length = Path(sysconfig.get_paths()["stdlib"]), [], 0
-    files = sorted(library.rglob("*.py"), key=lambda file: file.as_posix())
-    files = [file for file in files if SKIPPED.isdisjoint(file.relative_to(library).parts)]
+    files, found, length = library_files(), [], 0
     random.Random(0).shuffle(files)
     for file in files:
         try:
@@ -86,21 +84,16 @@ def correct_sums(text: str) -> tuple[int, int]:
 
 def domain_models(lab: Lab, name: str, train: Path) -> tuple[Path, Path]:
     """A baseline with a tokenizer of its own, and a TokMat model made of it in a third of its steps."""
-    budget, given = lab.budget, {"data": str(train), "validation-fraction": 0}
-    flags = ["--objective", "ar", "--backbone", budget.backbone, "--vocab-size", budget.vocabulary]
-    baseline = lab.fit(f"{name}-ar", budget.domain_steps, 2e-3, *flags, **given)
-    flags = [
-        "--model",
-        lab.converted(f"{name}-start", baseline),
-        "--look-ahead",
-        "--context-negatives",
-        CONTEXT_NEGATIVES,
-    ]
-    return baseline, lab.fit(f"{name}-tokmat", max(1, budget.domain_steps // 3), 6e-4, *flags, **given)
+    budget, given = lab.budget, {"data": str(train), "validation_fraction": 0.0}
+    new = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
+    baseline = lab.fit(f"{name}-ar", budget.domain_steps, 2e-3, **new, **given)
+    converted = {"model": str(lab.converted(f"{name}-start", baseline)), "look_ahead": True}
+    converted |= {"context_negatives": CONTEXT_NEGATIVES}
+    return baseline, lab.fit(f"{name}-tokmat", max(1, budget.domain_steps // 3), 6e-4, **converted, **given)
 
 
 @torch.no_grad()
-def look_at(lab: Lab, name: str, documents: list[str], frequent: int):
+def measure_domain(lab: Lab, name: str, documents: list[str], frequent: int):
     """Rows of the table, `templates.agreements` of TokMat's and of sampled siblings, and samples of a domain."""
     held_out, train = documents[::20], [text for place, text in enumerate(documents) if place % 20]
     (lab.folder / "data").mkdir(parents=True, exist_ok=True)
@@ -146,7 +139,7 @@ def study(lab: Lab) -> Finding:
         domains["dialogue"] = (dialogue_documents(lab.dialogue), templates.FREQUENT)
     rows, found, samples = [], {}, []
     for name, (documents, frequent) in domains.items():
-        more, found[name], sample = look_at(lab, name, documents, frequent)
+        more, found[name], sample = measure_domain(lab, name, documents, frequent)
         rows, samples = rows + more, [*samples, sample]
     table = {(row["domain"], row["text"]): row for row in rows}
     pair = {name: (both["TokMat"], both["sampling"]) for name, both in found.items()}

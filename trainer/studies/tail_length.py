@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from ..evaluation import metrics
-from ..evaluation.samples import continue_prompts, interval, judge_nll
+from ..evaluation.decoders import continue_prompts
+from ..evaluation.measures import interval, judge_nll
 from .lab import Finding, Lab, with_ends
 
 LENGTHS = (1, 4, 16, 64)
@@ -38,8 +39,8 @@ def study(lab: Lab) -> Finding:
                 values["self_bleu"].append(metrics.self_bleu(texts, max_hypotheses=20))
                 values["rep_2"].append(metrics.rep_n(texts, 2))
                 values["loop"].append(metrics.loop_share(texts))
-                judged = judge_nll(lab.judge, ids.expand(count, -1), written)
-                values["judge_nll"].append(float(judged.mean()))
+                nll = judge_nll(lab.judge, ids.expand(count, -1), written)
+                values["judge_nll"].append(float(nll.mean()))
             row = {"embryo_norm": norm, "tail_length": length, "continuations": count}
             for name, found in values.items():
                 ends = interval(np.array(found))

@@ -1,11 +1,17 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""What a training run's output folder holds: checkpoints, complete or not, and the finished model."""
+"""Saved models and the folders that hold them: checkpoints, complete or not, and the finished model."""
 
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer
+
+from modeling_tokmat import TokMatConfig
 
 
 def is_finished(folder: Path) -> bool:
@@ -83,3 +89,48 @@ def save_whole(save, folder: Path) -> None:
         save(temporary)
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, folder / path.name)
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_pretrained(load, name: str, **kwargs):
+    """`load(name)`, with an error that says in one sentence what is wrong with the name.
+
+    A name below a folder that exists is taken for a path; others of the form "name" or "owner/name" are the Hub's.
+
+    Raises:
+        OSError: there is no such folder or Hub repository.
+    """
+    local = Path(name).expanduser()
+    if local.is_dir():
+        if load != AutoTokenizer.from_pretrained and not is_finished(local):
+            saved = next((path for path in checkpoints(local) if not missing_from(path)), None)
+            hint = f"; its last checkpoint is {saved}" if saved else ""
+            raise FileNotFoundError(f"{name} holds no config.json{hint}")
+        return load(str(local), **kwargs)
+    a_path = local.exists() or ("/" in name and local.parent.is_dir())
+    if a_path or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        raise FileNotFoundError(f"there is no folder {name}")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries the result is enough
+    try:
+        return load(name, **kwargs)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{name} is neither a folder nor a Hub repository that can be reached ({reason})") from error
+
+
+def tokmat_config(name: str, **kwargs) -> TokMatConfig:
+    """The configuration of a saved TokMat model.
+
+    Raises:
+        OSError: there is no such model. ValueError: it is of another kind.
+    """
+    if (
+        "/" not in name and not Path(name).expanduser().is_dir()
+    ):  # the Hub has models without an owner, but none of ours
+        raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
+    config = load_pretrained(AutoConfig.from_pretrained, name, trust_remote_code=True, **kwargs)
+    if config.model_type != TokMatConfig.model_type:
+        raise ValueError(f"{name} is a {config.model_type} model, not a TokMat model")
+    return config

@@ -1,86 +1,19 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""`tokmat reproduce`: runs studies, and writes for each a CSV, a picture and a verdict."""
+"""What a study leaves behind: a CSV, a picture and a verdict in a folder, and the index of all folders."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from ..argument_parser import OneLineParser
 from . import STUDIES
-from .lab import BUDGETS, NOT_JUDGED, Finding, Lab
+from .lab import NOT_JUDGED, Finding, Lab
 
 FILES = ("results.csv", "picture.png", "finding.md")
-
-
-def _argument(text: str, default=None, **kwargs):
-    return field(default=default, metadata={"help": text, **kwargs})
-
-
-@dataclass
-class ReproduceArguments:
-    _argument_group_name = "studies"
-
-    budget: str = _argument(
-        "small: the whole machinery on a tiny model, nothing is judged; full: hours on two CPU cores", "small"
-    )
-    data: str = _argument("training text, as for tokmat train", "builtin", metavar="SOURCE")
-    held_out: str | None = _argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
-    dialogue: str | None = _argument("text of dialogues, for the study of structured text", metavar="SOURCE")
-    output: str = _argument("folder for models and findings; what is finished there is not done again", "runs/studies")
-
-
-def reproduce(arguments: list[str]) -> int:
-    parser = OneLineParser(
-        [ReproduceArguments],
-        prog="tokmat reproduce",
-        usage="tokmat reproduce [STUDY ...] [--budget small|full] [--data SOURCE] [--output FOLDER]",
-        description="The studies: " + "; ".join(f"{name} ({text})" for name, text in STUDIES.items()) + ".",
-    )
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help="which studies; default: all")
-    values = parser.parse(arguments)
-    names = values["studies"] or list(STUDIES)
-    unknown = [name for name in names if name not in STUDIES]
-    if unknown:
-        raise ValueError(f"STUDY is {unknown[0]!r}, but it must be among {', '.join(STUDIES)}")
-    if values["budget"] not in BUDGETS:
-        raise ValueError(f"`budget` is {values['budget']!r}, but it must be among {', '.join(BUDGETS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("the studies draw pictures with matplotlib: pip install 'tokmat[demo]'")
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    folder = Path(values["output"])
-    console = Console(stderr=True)
-    lab = Lab(
-        folder,
-        BUDGETS[values["budget"]],
-        values["data"],
-        values["held_out"],
-        values["dialogue"],
-        say=lambda text: console.print(f"  {text}", style="dim", highlight=False),
-    )
-    claim_folder(folder, lab)
-    for number, name in enumerate(names, start=1):
-        if is_done(folder / name):
-            console.print(f"{number}/{len(names)} {name}: done before", highlight=False)
-            continue
-        console.print(f"{number}/{len(names)} {name}: {STUDIES[name]}", highlight=False)
-        start = time.perf_counter()
-        study = importlib.import_module(f".{name}", __package__).study
-        finding = study(lab)
-        save(finding, name, folder / name)
-        write_index(folder)
-        minutes = (time.perf_counter() - start) / 60
-        console.print(f"  {finding.verdict}: {finding.finding} ({minutes:.1f} min)", highlight=False)
-    write_index(folder)
-    show(folder, names)
-    return 0
 
 
 def claim_folder(folder: Path, lab: Lab) -> None:
@@ -163,7 +96,7 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def show(folder: Path, names: list[str]) -> None:
+def print_findings(folder: Path, names: list[str]) -> None:
     table = Table("study", "finding", "verdict", title=None)
     for name in names:
         found = read_finding(folder / name)

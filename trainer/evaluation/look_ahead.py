@@ -1,9 +1,14 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """How far the liquid tail sees ahead."""
 
+import functools
+
 import torch
 
-from .samples import continue_prompts
+from ..arguments import EvaluateArguments
+from .decoders import continue_prompts, write
+from .measures import interval
+from .prompts import Prompts
 
 
 def agreement_with_commits(steps, sequences: torch.Tensor) -> torch.Tensor:
@@ -39,3 +44,27 @@ def tail_accuracy(model, input_ids: torch.Tensor, new_tokens: int, **settings) -
     """`tail_acc_1` ... `tail_acc_K`: means of `tail_agreement` over the prompts."""
     shares = tail_agreement(model, input_ids, new_tokens, **settings).mean(dim=0)
     return {f"tail_acc_{slot}": share for slot, share in enumerate(shares.tolist(), start=1)}
+
+
+def what_the_tail_knows(model, prompts: Prompts, options: EvaluateArguments, settings: dict, advance) -> dict:
+    """tail_acc_k over all prompts, without guidance and with guidance 2, as (mean, low, high); and what verified
+    commits gain over one token per forward, one prompt at a time."""
+    shared = {name: value for name, value in settings.items() if name not in ("tail_length", "commit")}
+    found, tell = {}, functools.partial(advance, description="the tail")
+    for name, changed in (("tail_acc", {}), ("guided_tail_acc", {"guidance_scale": 2.0})):
+        run = {**shared, "tail_length": options.look_ahead, **changed}
+        parts = []
+        for ids in prompts.ids.split(options.batch_size):
+            parts.append(tail_agreement(model, ids.to(model.device), options.new_tokens, **run))
+            tell(len(ids))
+        for slot, shares in enumerate(torch.cat(parts).numpy().T, start=1):
+            found[f"{name}_{slot}"] = interval(shares)
+    few = Prompts(prompts.ids[: options.verified_prompts], prompts.human[: options.verified_prompts])
+    run = {"commit": "verified", "tail_length": options.look_ahead}
+    verified = write("", model, few, options.new_tokens, 1, [0], tell, **run)
+    run = {"commit": "front", "tail_length": 1, "alpha_max": 1.0}
+    reference = write("", model, few, options.new_tokens, 1, [0], tell, **run)
+    found["verified_tokens_per_forward"] = verified.forwards[0]
+    found["verified_speed"] = verified.tokens_per_second[0] / reference.tokens_per_second[0]
+    found["verified_same_text"] = bool(torch.equal(verified.runs[0], reference.runs[0]))
+    return found

@@ -1,0 +1,73 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""`tokmat reproduce`: run studies."""
+
+import importlib
+import importlib.util
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ..arguments import OneLineParser, argument
+from ..studies import STUDIES
+from ..studies.findings import claim_folder, is_done, print_findings, save, write_index
+from ..studies.lab import BUDGETS, Lab
+
+
+@dataclass
+class ReproduceArguments:
+    _argument_group_name = "studies"
+
+    budget: str = argument(
+        "small: the whole machinery on a tiny model, nothing is judged; full: hours on two CPU cores", "small"
+    )
+    data: str = argument("training text, as for tokmat train", "builtin", metavar="SOURCE")
+    held_out: str | None = argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
+    dialogue: str | None = argument("text of dialogues, for the study of structured text", metavar="SOURCE")
+    output: str = argument("folder for models and findings; what is finished there is not done again", "runs/studies")
+
+
+def run(arguments: list[str]) -> int:
+    parser = OneLineParser(
+        [ReproduceArguments],
+        prog="tokmat reproduce",
+        usage="tokmat reproduce [STUDY ...] [--budget small|full] [--data SOURCE] [--output FOLDER]",
+        description="The studies: " + "; ".join(f"{name} ({text})" for name, text in STUDIES.items()) + ".",
+    )
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help="which studies; default: all")
+    values = parser.parse(arguments)
+    names = values["studies"] or list(STUDIES)
+    unknown = [name for name in names if name not in STUDIES]
+    if unknown:
+        raise ValueError(f"STUDY is {unknown[0]!r}, but it must be among {', '.join(STUDIES)}")
+    if values["budget"] not in BUDGETS:
+        raise ValueError(f"`budget` is {values['budget']!r}, but it must be among {', '.join(BUDGETS)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("the studies draw pictures with matplotlib: pip install 'tokmat[demo]'")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    folder, console = Path(values["output"]), Console(stderr=True)
+    lab = Lab(
+        folder,
+        BUDGETS[values["budget"]],
+        values["data"],
+        values["held_out"],
+        values["dialogue"],
+        say=lambda text: console.print(f"  {text}", style="dim", highlight=False),
+    )
+    claim_folder(folder, lab)
+    for number, name in enumerate(names, start=1):
+        if is_done(folder / name):
+            console.print(f"{number}/{len(names)} {name}: done before", highlight=False)
+            continue
+        console.print(f"{number}/{len(names)} {name}: {STUDIES[name]}", highlight=False)
+        start = time.perf_counter()
+        finding = importlib.import_module(f"trainer.studies.{name}").study(lab)
+        save(finding, name, folder / name)
+        write_index(folder)
+        minutes = (time.perf_counter() - start) / 60
+        console.print(f"  {finding.verdict}: {finding.finding} ({minutes:.1f} min)", highlight=False)
+    write_index(folder)
+    print_findings(folder, names)
+    return 0

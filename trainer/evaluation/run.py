@@ -1,0 +1,187 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""One evaluation: text beside a same-size baseline's and people's, and what the tail knows."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..arguments import EvaluateArguments
+from ..checkpoints import load_pretrained, tokmat_config
+from ..data import load_documents
+from . import mauve
+from .decoders import Continuations, Decoder, continuations, decoders
+from .look_ahead import what_the_tail_knows
+from .measures import scores
+from .prompts import Prompts, held_out_prompts, windows
+
+CONVENTIONS = (
+    "Tokens of the model's tokenizer, without the prompt; Dist-n and Rep-n are means over continuations; Loop is the "
+    "share of continuations that repeat a trigram; all continuations have one length (no end of text).",
+    "Intervals: 95 %, bootstrap over prompts (1,000 resamples), each prompt's value being the mean over seeds.",
+)
+NO_CONTRASTIVE = "Contrastive search is left out: transformers 5 has it only as code to fetch from the Hub."
+OWN_JUDGE = "The judge is one of the baselines, so its perplexity favours what that baseline writes."
+
+
+@dataclass
+class Evaluation:
+    """Figures by row of the table (`result`, as results.json has them), and the texts that they are of."""
+
+    result: dict
+    written: list[Continuations]
+    prompts: Prompts
+    tokenizer: object
+
+
+def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> Evaluation:
+    """Judge TokMat models, which decode with the maturation `settings`, beside baselines and people.
+
+    Raises:
+        ValueError, OSError: wrong options, or models or text that do not fit them, before anything is generated.
+    """
+    check_options(options)
+    baselines = options.baseline or []
+    tokmat_rows, baseline_rows = row_names("tokmat", models), row_names("ar", baselines)
+    for name in models:
+        tokmat_config(name)
+
+    @functools.cache  # the judge may be a baseline
+    def load(name):
+        model = load_pretrained(AutoModelForCausalLM.from_pretrained, name, trust_remote_code=True).eval()
+        return model.to(torch.accelerator.current_accelerator() or "cpu")
+
+    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, models[0], trust_remote_code=True)
+    source = options.data[0] if len(options.data) == 1 else options.data
+    documents, lengths = load_documents(source), (options.prompt_tokens, options.new_tokens)
+    prompts = held_out_prompts(documents, tokenizer, options.prompts, *lengths)
+    places = windows(documents, tokenizer, options.mauve_continuations, *lengths) if with_mauve(options) else None
+    vocabulary = load(models[0]).config.vocab_size
+    for name in [*models, *baselines, *([options.judge] if options.judge else [])]:
+        if load(name).config.vocab_size != vocabulary:
+            tokens = load(name).config.vocab_size
+            raise ValueError(
+                f"{name} has {tokens} tokens, {models[0]} has {vocabulary}: they must share one tokenizer"
+            )
+    judge = load(options.judge) if options.judge else None
+
+    tokmats, ars = ({row: load(name) for row, name in rows.items()} for rows in (tokmat_rows, baseline_rows))
+    plans = decoders(options, tokmats, ars, settings)
+    result = described(models, options, settings, len(prompts.ids))
+    few = min(options.verified_prompts, len(prompts.ids))
+    total = sum(len(plan.seeds) for plan in plans) * len(prompts.ids)
+    total += len(plans) * options.mauve_continuations * with_mauve(options)
+    total += len(tokmats) * 2 * (len(prompts.ids) + few) * bool(options.look_ahead)
+    bar = Progress(
+        TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+
+        def advance(count, description):
+            bar.update(task, advance=count, description=description)
+
+        written = [Continuations("human", [prompts.human], [], []), *continuations(options, prompts, plans, advance)]
+        result["decoders"] = [scores(row, prompts, judge) for row in written]
+        if options.look_ahead:
+            found = {row["name"]: row for row in result["decoders"]}
+            for name, model in tokmats.items():
+                found[name]["look_ahead"] = what_the_tail_knows(model, prompts, options, settings, advance)
+            # Of the first model here as well: with one model there is nothing to choose.
+            result["look_ahead"] = found[next(iter(tokmats))]["look_ahead"]
+        if places is not None:
+            add_mauve(result, options, plans, *places, judge, advance)
+    return Evaluation(result, written, prompts, tokenizer)
+
+
+def check_options(options: EvaluateArguments) -> None:
+    """Raises:
+    ValueError: a wrong option, or a package that is needed is not installed.
+    """
+    for name in ("prompts", "prompt_tokens", "new_tokens", "seeds", "batch_size", "verified_prompts"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"`{name}` is {getattr(options, name)}, but it must be at least 1")
+    least, chosen = mauve.LEAST, options.mauve_continuations
+    if chosen and chosen < least:
+        raise ValueError(f"`mauve_continuations` is {chosen}, but it must be 0 (no MAUVE) or at least {least}")
+    if with_mauve(options):
+        mauve.require_mauve()
+    if options.output:
+        require_matplotlib()
+
+
+def with_mauve(options: EvaluateArguments) -> bool:
+    return bool(options.mauve_continuations and options.judge)
+
+
+def described(models: list[str], options: EvaluateArguments, settings: dict, prompts: int) -> dict:
+    """What was evaluated, and by which conventions."""
+    baselines = options.baseline or []
+    notes = {NO_CONTRASTIVE: baselines, OWN_JUDGE: options.judge in baselines}
+    return {
+        "model": base_name(models[0]),
+        "models": [base_name(name) for name in models],
+        "baselines": [base_name(name) for name in baselines],
+        "judge": options.judge and base_name(options.judge),
+        "data": [base_name(name) for name in options.data],
+        "prompts": prompts,
+        "new_tokens": options.new_tokens,
+        "prompt_tokens": options.prompt_tokens,
+        "seeds": options.seeds,
+        "settings": settings,
+        "conventions": [*CONVENTIONS, *(note for note, holds in notes.items() if holds)],
+    }
+
+
+def require_matplotlib() -> None:
+    """Raises:
+    ValueError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError('--output draws pictures with matplotlib: pip install "tokmat[eval]"') from error
+
+
+def base_name(name: str) -> str:
+    return Path(name).resolve().name
+
+
+def row_names(kind: str, models: list[str]) -> dict[str, str]:
+    """Models by the name of their rows: `kind` alone for one model, with the folder's name for several, or with the
+    whole path where folders of one name are compared.
+
+    Raises:
+        ValueError: a model is given twice.
+    """
+    if len(models) < 2:
+        return dict(zip([kind], models))
+    for model in models:
+        if models.count(model) > 1:
+            raise ValueError(f"the model {model} is given twice")
+    short = [base_name(model) for model in models]
+    return {
+        f"{kind} ({name})": model for name, model in zip(models if len(set(short)) < len(short) else short, models)
+    }
+
+
+def add_mauve(result: dict, options, plans: list[Decoder], places: Prompts, stride: int, judge, advance) -> None:
+    """MAUVE of every row of `result`, as (mean, least, greatest) over k-means seeds, and how it was made."""
+    human = mauve.features(judge, places.ids, places.human)
+    scores = {"human": mauve.between_halves(human)}
+    for plan in plans:
+        once = [Decoder(plan.name, plan.model, plan.seeds[:1], plan.settings)]
+        written = continuations(options, places, once, advance, " (MAUVE)")[0].runs[0]
+        scores[plan.name] = mauve.mauve_scores(human, mauve.features(judge, places.ids, written))
+    for row in result["decoders"]:
+        row["mauve"] = mauve.summary(scores[row["name"]])
+        row["mauve_by_kmeans_seed"] = scores[row["name"]]
+    count = len(places.ids)
+    result["mauve"] = {"continuations": count, "clusters": mauve.clusters(count), "stride": stride}
+    result["conventions"].append(
+        mauve.conventions(count, *(part.shape[1] for part in (places.ids, places.human)), stride)
+    )

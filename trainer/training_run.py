@@ -1,0 +1,284 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""A training run: from a plan to data, tokenizer, model, training and the folder that it leaves."""
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Value, interleave_datasets
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer, Trainer, set_seed
+
+from modeling_tokmat import TokMatConfig
+from modeling_tokmat.configuration_tokmat import tokmat_fields
+
+from . import data as corpus
+from .arguments import DataArguments, ModelArguments
+from .callbacks import CheckpointOnInterrupt
+from .checkpoints import find_checkpoint, load_pretrained, remove_outputs, save_whole, tokmat_config
+from .collator import TokMatDataCollator
+from .models import make_baseline, make_model, read_backbone
+from .recipes import LOOK_AHEAD, SCRATCH, TRAINING_DEFAULTS
+from .tokmat_trainer import TokMatTrainer
+from .training_args import TokMatTrainingArguments
+
+TOKENIZER_DOCUMENTS = 100_000  # of a stream, for the tokenizer
+STREAMED_VALIDATION_ROWS = 256  # of a stream, held in memory
+# What the backbone, the tokenizer or the run itself decides.
+_NOT_GIVEN = {"backbone_config", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "tie_word_embeddings"}
+
+
+def config_fields() -> list[str]:
+    """The fields of `TokMatConfig` that a training run may be given."""
+    return [name for name in tokmat_fields() if name not in _NOT_GIVEN]
+
+
+@dataclass
+class TrainingPlan:
+    """What a run reads, starts from and does.
+
+    Args:
+        fields: of `TokMatConfig`, those that are given; a new model has the recipes' defaults otherwise, a saved one
+            keeps its own.
+        training: arguments of `TokMatTrainingArguments`; the others are `recipes.TRAINING_DEFAULTS`.
+        prepare: called with the model before it is trained.
+        go_on: how the user resumes after an interruption.
+    """
+
+    data: DataArguments
+    model: ModelArguments = field(default_factory=ModelArguments)
+    fields: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable | None = None
+    go_on: str = "the same command and --resume-from-checkpoint last"
+
+    @classmethod
+    def of(cls, prepare: Callable | None = None, go_on: str | None = None, **values) -> "TrainingPlan":
+        """A plan of arguments by name, each going to the class that has a field of this name.
+
+        A field of `TokMatConfig` that is None is one that was not given.
+
+        Raises:
+            TypeError: a name that no class has.
+        """
+        homes = (DataArguments, ModelArguments, TokMatTrainingArguments)
+        names = [{item.name for item in dataclasses.fields(home) if item.init} for home in homes]
+        names.append(set(config_fields()))
+        unknown = [name for name in values if not any(name in group for group in names)]
+        if unknown:
+            raise TypeError(f"{unknown[0]!r} is no argument of a training run")
+        data, model, training, fields = ({name: values[name] for name in values if name in group} for group in names)
+        given = {name: value for name, value in fields.items() if value is not None}
+        plan = cls(DataArguments(**data), ModelArguments(**model), given, training, prepare)
+        return plan if go_on is None else dataclasses.replace(plan, go_on=go_on)
+
+    def training_arguments(self) -> TokMatTrainingArguments:
+        """Of this machine: bf16 where it pays; and evaluation where text is held out."""
+        values = TRAINING_DEFAULTS | self.training
+        values["use_cpu"] = (
+            values.get("use_cpu") or torch.accelerator.current_accelerator() is None
+        )  # or bf16 is refused
+        if values.get("bf16") is None:
+            values["bf16"] = bf16_supported(bool(values.get("use_cpu"))) and not values.get("fp16")
+        if values.get("eval_strategy") is None:
+            held_out = self.data.validation_data or self.data.validation_fraction
+            values["eval_strategy"] = "steps" if held_out else "no"
+        return TokMatTrainingArguments(**values)
+
+
+def bf16_supported(use_cpu: bool = False) -> bool:
+    """Whether bf16 autocast pays here: on a GPU that has it, or a CPU with instructions for it."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported()
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, so possibly gone
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+# -- data and tokenizer -----------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(source: str | None, train_documents, arguments: DataArguments):
+    if source is not None:
+        tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+    else:
+        most = TOKENIZER_DOCUMENTS if arguments.streaming else None
+        tokenizer = corpus.train_tokenizer(train_documents, arguments.vocab_size, max_documents=most)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_source(source: list[str], arguments: DataArguments, **kwargs):
+    source = source[0] if len(source) == 1 else source
+    return corpus.load_documents(source, text_column=arguments.text_column, streaming=arguments.streaming, **kwargs)
+
+
+def load_splits(arguments: DataArguments, seed: int):
+    """(training documents, validation documents or None)."""
+    documents = load_source(arguments.data, arguments, name=arguments.data_name, split=arguments.data_split)
+    if arguments.validation_data:
+        return documents, load_source(arguments.validation_data, arguments)
+    if arguments.validation_fraction == 0:
+        return documents, None
+    return corpus.split_documents(documents, arguments.validation_fraction, seed)
+
+
+def make_rows(documents, tokenizer, arguments: DataArguments):
+    if documents is None:
+        return None
+    options = {"packing": arguments.packing, "num_proc": arguments.num_proc}
+    return corpus.tokenize_and_pack(documents, tokenizer, arguments.block_size, **options)
+
+
+def with_tail_rows(rows: Dataset, tail_rows: Dataset, arguments: DataArguments, seed: int) -> Dataset:
+    """Both kinds of rows mixed, told apart by the column `tail_only`; all of them occur, the rarer ones repeatedly."""
+    marked = [part.add_column("tail_only", [kind] * len(part)) for kind, part in enumerate((rows, tail_rows))]
+    marked = [part.cast_column("tail_only", Value("bool")) for part in marked]
+    shares = [1 - arguments.tail_share, arguments.tail_share]
+    return interleave_datasets(marked, shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
+    """(tokenizer, training rows, held-out rows or None)."""
+    documents, held_out = load_splits(data, seed)
+    tokenizer = load_tokenizer(tokenizer_source, documents, data)
+    rows, held_out_rows = make_rows(documents, tokenizer, data), make_rows(held_out, tokenizer, data)
+    if data.tail_data:
+        rows = with_tail_rows(rows, make_rows(load_source(data.tail_data, data), tokenizer, data), data, seed)
+    if held_out_rows is not None and data.streaming:
+        held_out_rows = Dataset.from_list(list(held_out_rows.take(STREAMED_VALIDATION_ROWS)))
+    return tokenizer, rows, held_out_rows
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def fit(plan: TrainingPlan) -> int:
+    """Train as the plan says; returns the exit code: 0, or 128 + the number of the signal that interrupted.
+
+    Raises:
+        ValueError, OSError: wrong arguments or data, with a message for the user.
+    """
+    args, data, start = plan.training_arguments(), plan.data, plan.model
+    fields = LOOK_AHEAD | plan.fields if start.look_ahead else plan.fields
+    check_plan(plan, fields)
+    folder, baseline = Path(args.output_dir), start.objective == "ar"
+    checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
+    args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
+    source = args.resume_from_checkpoint or start.model
+    if not baseline:
+        check_fields(source, start.backbone, fields)
+
+    with args.main_process_first(desc="preparing the data"):
+        tokenizer_source = args.resume_from_checkpoint or data.tokenizer or source
+        tokenizer, rows, held_out_rows = prepare_rows(data, tokenizer_source, args.seed)
+    set_seed(args.seed)
+    if baseline:
+        model = make_baseline(source, start.backbone, tokenizer)
+        model.config.use_cache = False  # with a cache transformers would not see where packed documents begin
+    else:
+        model = make_model(source, start.backbone, fields, tokenizer)
+    if plan.prepare is not None:
+        plan.prepare(model)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and data.block_size > limit:
+        raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")
+
+    interrupt = CheckpointOnInterrupt()
+    trainer = (Trainer if baseline else TokMatTrainer)(
+        model,
+        args,
+        train_dataset=rows,
+        eval_dataset=held_out_rows,
+        processing_class=tokenizer,
+        data_collator=TokMatDataCollator(tokenizer),
+        callbacks=[interrupt],
+    )
+    if args.should_save:
+        if checkpoint is None and start.overwrite:
+            remove_outputs(folder)
+        save_whole(tokenizer.save_pretrained, folder)
+    size = "streamed rows" if data.streaming else f"{len(rows):,} rows"
+    print(
+        f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary, {size} of at most "
+        f"{data.block_size} tokens; {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'} on {args.device}",
+        flush=True,
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if interrupt.interrupted:
+        step = trainer.state.global_step
+        print(f"Interrupted: step {step} is saved in {folder}. Go on with {plan.go_on}", flush=True)
+        return 128 + interrupt.interrupted
+
+    if baseline:
+        model.config.use_cache = True
+    save_whole(trainer.save_model, folder)
+    metrics = last_metrics(trainer) if held_out_rows is not None else {}
+    if baseline and metrics:  # its loss is the cross-entropy, which TokMat's is not
+        metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
+    if args.should_save:
+        report(trainer, metrics, folder)
+    return 0
+
+
+def check_plan(plan: TrainingPlan, fields: dict) -> None:
+    """Raises:
+    ValueError: arguments that exclude one another.
+    """
+    data, start = plan.data, plan.model
+    if data.tail_data and data.streaming:
+        raise ValueError("--tail-data cannot be mixed into a stream: leave out --streaming")
+    if not 0 < data.tail_share < 1:
+        raise ValueError(f"`tail_share` is {data.tail_share}, but it must lie between 0 and 1, both excluded")
+    if start.model and start.backbone:
+        raise ValueError("--model goes on with a saved model and --backbone makes a new one: give one of them")
+    if start.objective == "ar" and data.tail_data:
+        raise ValueError("--objective ar has no tails, so --tail-data means nothing")
+    if start.objective == "ar" and fields:
+        raise ValueError(
+            f"--objective ar has no maturation, so --{next(iter(fields)).replace('_', '-')} means nothing"
+        )
+
+
+def check_fields(source: str | None, backbone: str | None, fields: dict) -> None:
+    """Raises:
+    ValueError: a field with a wrong value, of a new model or of the saved one in `source`.
+    """
+    if source is None:
+        TokMatConfig.from_dict(SCRATCH | read_backbone(backbone or "small") | fields)
+    else:
+        tokmat_config(source, **fields).check_fields()
+
+
+def last_metrics(trainer) -> dict[str, float]:
+    """The evaluation of the final weights: the one training ended with, if it did."""
+    for entry in reversed([] if trainer.args.load_best_model_at_end else trainer.state.log_history):
+        if entry["step"] == trainer.state.global_step and "eval_loss" in entry:
+            return entry
+    return trainer.evaluate()
+
+
+def report(trainer, metrics: dict[str, float], folder: Path) -> None:
+    trainer.save_state()
+    if metrics:
+        names = ("eval_perplexity", "eval_accuracy", "eval_loss")
+        kept = {name: metrics[name] for name in names if name in metrics}
+        (folder / "eval_results.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        table = Table("held-out text", "", title=None)
+        for name, value in kept.items():
+            table.add_row(name.removeprefix("eval_"), f"{value:.4g}")
+        Console().print(table)
+    if isinstance(trainer, TokMatTrainer):
+        print(f"Saved in {folder}: the model with its code, tokenizer and generation settings.")
+        print(f'Next: tokmat generate {shlex.quote(str(folder))} "Once upon a time" --watch', flush=True)
+    else:
+        print(f"Saved in {folder}: the autoregressive model and its tokenizer.")
+        print(f"Next: tokmat convert {shlex.quote(str(folder))} FOLDER makes a TokMat model of it", flush=True)
