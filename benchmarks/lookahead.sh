@@ -45,8 +45,8 @@ for k in 4 16; do
     idea rollout-K$k 250 "${real[@]}" --look-ahead --min-tail-length $k --max-tail-length $k
 done
 
-own=$output/own.txt
-[ -f "$own" ] || python "$here/../examples/own_text.py" "$output/models/rollout-16" --data "$train" --texts 4096 --output "$own"
+own=$output/own.jsonl
+tokmat own-text "$output/models/rollout-16" --prompts "$train" --texts 4096 --add-bos --no-stop-loops --output "$own"
 head -c 2000000 "$train" > "$output/some.txt"
 idea own-mixed 250 "${sixteen[@]}" --data "$output/some.txt" "$own"
 idea own-half 250 "${real[@]}" "${sixteen[@]}" --tail-data "$own"

@@ -54,6 +54,7 @@ ROLES = (
 ).split("|")
 
 LANGUAGES = ("French", "German", "Spanish", "Italian", "Portuguese", "Chinese", "Dutch")
+NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Omar", "Lin", "Maria", "Noah", "Priya", "Sam", "Yuki")
 TONES = "friendly|formal|funny|sad|excited|polite but firm|mysterious|simple|dramatic".split("|")
 THINGS = "apples|pencils|marbles|stamps|books|cookies|coins|shells|tickets|eggs|stickers|buttons|bottles|roses".split(
     "|"
@@ -210,15 +211,22 @@ class Material:
     """What the phrases are filled with: pieces of `texts`, and functions of the standard library."""
 
     def __init__(self, texts: list[str], draw: random.Random):
+        if not texts:
+            raise ValueError("texts: none of them has 60 words")
         self.texts, self.draw, self.functions = texts, draw, functions()
         inner = Counter(name for text in texts for name in re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,9}\b", text))
         words = Counter(word for text in texts for word in re.findall(r"\b[a-z]{3,}\b", text))
         # A name is written in lower case hardly ever.
         self.names = [name for name, n in inner.most_common(400) if words[name.lower()] * 20 < n][:150]
+        self.names += [name for name in NAMES if name not in self.names]
 
     def passage(self, low: int = 30, high: int = 160) -> str:
-        """Whole sentences from anywhere in a text, `low` to `high` words."""
-        while True:
+        """Whole sentences from anywhere in a text, `low` to `high` words.
+
+        Raises:
+            ValueError: the texts hardly have any.
+        """
+        for _ in range(1000):
             text = self.draw.choice(self.texts)
             start = self.draw.randrange(max(len(text) - 8 * high, 1))
             sentences = re.split(r"(?<=[.!?\"])\s+(?=[A-Z\"])", text[start : start + 16 * high])
@@ -229,6 +237,7 @@ class Material:
             passage = re.sub(r"\s+", " ", " ".join(result)).strip()
             if len(passage.split()) >= low and len(self.words(passage)) >= 4:
                 return passage
+        raise ValueError(f"texts: no {low} words of whole English sentences were found in them")
 
     def words(self, passage: str) -> list[str]:
         """Its words in an order drawn at random, those that look like nouns first."""
@@ -280,7 +289,7 @@ def functions() -> list[tuple[str, str, str, str]]:
 
 
 def code_documents() -> list[str]:
-    """Functions and classes of the standard library, each with what stands before it in its module's first lines."""
+    """Functions and classes of the standard library, the first 60 lines of each."""
     found, library = [], Path(sysconfig.get_paths()["stdlib"])
     for file in sorted(library.glob("*.py")) + sorted(library.glob("[a-z]*/*.py")):
         if {"site-packages", "test", "tests", "idlelib", "encodings"}.isdisjoint(file.parts):
@@ -288,7 +297,7 @@ def code_documents() -> list[str]:
             for node in ast.parse(source).body:
                 if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.end_lineno - node.lineno >= 8:
                     found.append(
-                        "\n".join(source.splitlines()[node.lineno - 1 : min(node.end_lineno, node.lineno + 60)])
+                        "\n".join(source.splitlines()[node.lineno - 1 : min(node.end_lineno, node.lineno + 59)])
                     )
     return found
 
@@ -312,10 +321,12 @@ def main() -> None:
     for source in args.texts:
         documents = [text for text in load_documents(source)["text"] if len(text.split()) >= 60]
         texts += draw.sample(documents, min(len(documents), 2000))
-    material = Material(texts, draw)
-    prompts = {}  # as keys: none twice
-    while len(prompts) < args.count:
-        prompts[json.dumps(material.prompt(), ensure_ascii=False)] = None
+    try:
+        material, prompts = Material(texts, draw), {}  # as keys: none twice
+        while len(prompts) < args.count:
+            prompts[json.dumps(material.prompt(), ensure_ascii=False)] = None
+    except ValueError as error:
+        raise SystemExit(f"chat_prompts: {error}") from error
     write("".join(f"{prompt}\n" for prompt in prompts), args.output)
     if args.code is not None:
         write("".join(f"{code}\n{END_OF_TEXT}\n" for code in code_documents()), args.code)

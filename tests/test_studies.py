@@ -3,8 +3,11 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
+import re
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -14,7 +17,7 @@ from typer.testing import CliRunner
 from modeling_tokmat.maturation_tokmat import low_norm_noise
 from trainer.cli import app
 from trainer.commands import reproduce as reproduce_command
-from trainer.studies import STUDIES, lab
+from trainer.studies import NEEDS, STUDIES, lab, require_packages
 from trainer.studies.diversity import changed_by_noise, derived_temperature, measured_temperature
 from trainer.studies.entropy import lives
 from trainer.studies.findings import is_done
@@ -132,6 +135,27 @@ def test_every_study_has_a_module():
 def test_wrong_arguments(arguments, message, tmp_path):
     result = reproduce(*arguments, "--output", tmp_path / "out")
     assert result.exit_code == 2 and message in result.output + result.stderr
+
+
+def test_what_studies_need_is_checked_before_the_first_begins(tmp_path, monkeypatch):
+    """tail_length comes third; without NLTK nothing is trained, and the extra that is named has it."""
+    monkeypatch.setattr("trainer.studies.repetition.study", lambda lab: pytest.fail("a study began"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "nltk" else found(name, *rest)
+    )
+    result = reproduce("repetition", "tail_length", "--output", tmp_path / "out")
+    assert result.exit_code == 2 and "nltk (tail_length): pip install 'tokmat[eval]'" in result.stderr
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="^the studies need matplotlib"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
+        require_packages(["entropy"])
+
+
+def test_the_extra_that_is_named_holds_what_studies_need():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    extra = re.search(r"^eval = \[(.*)\]$", text, flags=re.MULTILINE)[1]
+    assert all(f'"{package}>=' in extra for package in ("matplotlib", *NEEDS.values()))
 
 
 def test_help_names_the_studies():

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from host_reads import HostReads
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from modeling_tokmat import TokMatForContinuousLM
@@ -17,6 +18,11 @@ from trainer.tokmat_trainer import TokMatTrainer
 from trainer.training_args import TokMatTrainingArguments
 
 COLLATOR = TokMatDataCollator(pad_token_id=1)
+# Where a training step may read what is on the device, and how often per micro-batch.
+ALLOWED_READS = {
+    ("modeling_tokmat/modeling_tokmat.py", "_check_ids"): 4,  # two numbers of ids and labels, on the CPU alone
+    ("modeling_tokmat/tails_tokmat.py", "_draw_parallel"): 2,  # where tails can begin: one read per drawing
+}
 
 
 class RecordingCollator:
@@ -189,15 +195,66 @@ def test_evaluation_reports_what_the_tail_knows(make_trainer, make_model, rows):
     )
 
 
-def test_no_device_sync_per_step():
-    """Parts and counts stay tensors until they are logged."""
-    import inspect
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"negatives": "uniform"},
+        {"negatives": "all", "context_negatives": 1.0},
+        {"maturation": "rollout", "parallel_tails": 3, "film_scope": "tail", "rollout_jump": 1},
+    ],
+)
+def test_between_logging_steps_nothing_waits_for_the_device(make_trainer, make_model, fields):
+    """Parts of the loss, counts, weights and normalisation stay on the device until they are logged."""
+    model, reads, by_step = make_model(**fields), HostReads(), {}
+    reads.on_device([*model.parameters(), *model.buffers()])
 
-    from trainer import tokmat_trainer
+    def collate(features):
+        batch = COLLATOR(features)
+        reads.on_device(batch)
+        return batch
 
-    for method in ("compute_loss", "_measure", "_count", "get_batch_samples", "_evaluate_batch"):
-        source = inspect.getsource(getattr(tokmat_trainer.TokMatTrainer, method))
-        assert ".item()" not in source and "float(self" not in source and ".tolist()" not in source
+    class Step(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            by_step[state.global_step] = dict(reads.found)
+            reads.found.clear()
+
+    run = {"max_steps": 4, "gradient_accumulation_steps": 2, "logging_steps": 4, "logging_nan_inf_filter": False}
+    with reads:
+        make_trainer(model, collator=collate, callbacks=[Step()], per_device_train_batch_size=4, **run).train()
+    for step in (2, 3):  # the first checks the weights, the last measures and logs
+        ours = {place: count for place, count in by_step[step].items() if not place[0].startswith("transformers/")}
+        assert ours.keys() <= ALLOWED_READS.keys(), ours
+        assert all(count <= 2 * ALLOWED_READS[place] for place, count in ours.items()), ours  # two micro-batches
+        theirs = {name: count for (_, name), count in by_step[step].items() if (_, name) not in ours}
+        assert theirs in ({}, {"find_packed_sequence_indices": 2})  # transformers looks for documents in each batch
+    assert any(file == "trainer/tokmat_trainer.py" for file, _ in by_step[1]) and len(by_step) == 4
+
+
+def test_host_reads_are_counted():
+    reads, host, device = HostReads(), torch.ones(3), torch.ones(3)
+    reads.on_device(device)
+    with reads:
+        assert (host * 2).sum().item() == 6 and host.tolist() == [1, 1, 1] and not bool((host > 1).any())
+        assert not reads.found
+        follows = (device * host)[:2].sum()
+        follows += host.sum()
+        for read in (
+            torch.Tensor.item,
+            bool,
+            float,
+            int,
+            torch.Tensor.tolist,
+            torch.Tensor.numpy,
+            torch.Tensor.nonzero,
+        ):
+            before = reads.found.total()
+            read(follows)
+            assert reads.found.total() == before + 1, read
+        copied = device.cpu()
+        assert copied.tolist() == [1, 1, 1] and reads.found.total() == before + 2
+        host[device > 0]
+        assert reads.found.total() == before + 3
+    assert {place for place, _ in reads.found} == {"tests/test_trainer.py"}
 
 
 def test_evaluation_reports_the_implied_distribution(make_trainer, make_model, rows):

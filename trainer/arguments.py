@@ -103,7 +103,7 @@ class DataArguments:
         metadata={
             "metavar": "SOURCE",
             "help": '"builtin", a text file, a folder, a .json, .jsonl, .csv or .parquet file (several files or '
-            "folders may be given), or the name of a Hub data set",
+            "folders may be given), the name of a Hub data set, or what a model wrote (tokmat own-text)",
         }
     )
     data_name: str | None = argument("configuration of a Hub data set")
@@ -115,6 +115,7 @@ class DataArguments:
         metavar="SOURCE",
     )
     tail_share: float = argument("part of the training rows that --tail-data gives, some of them repeatedly", 0.5)
+    loop_share: float = argument("most of the rows of a model's own text that may be stuck in a loop", 0.25)
     validation_data: list[str] | None = argument("held-out data, instead of a part of --data", metavar="SOURCE")
     validation_fraction: float = argument("part of the documents of --data that is held out; 0 = none", 0.02)
     block_size: int = argument("tokens per training row", 256)

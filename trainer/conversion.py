@@ -156,7 +156,8 @@ def agreement(source: PreTrainedModel, converted: TokMatForContinuousLM, rows: t
 
 
 def probe_rows(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> torch.Tensor:
-    """English text that every Python carries (its own manual), as (rows, length) of `PROBE_TEXT`; shorter where a model is."""
+    """English text that every Python carries, its own manual, as (rows, length) of `PROBE_TEXT`; shorter where a model
+    has fewer positions."""
     rows, length = PROBE_TEXT
     length = length if limit is None else min(length, limit)
     text = "\n\n".join(topics[name] for name in sorted(topics))[: rows * length * 16]

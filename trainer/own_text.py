@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from .collator import IGNORED
 from .data import load_documents
 from .evaluation.metrics import rep_n
 
@@ -341,3 +342,33 @@ def load_own_text(path: str | Path, loop_share: float = 1.0) -> Dataset:
     if not kept:
         raise ValueError(f"{path} holds no row" + (" that does not loop" if loop_share < 1 else ""))
     return Dataset.from_list(kept)
+
+
+def is_own_text(path: str | Path) -> bool:
+    """Whether a file is one that `write_own_text` wrote."""
+    path = Path(path).expanduser()
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'"answer_ids"' in file.readline()
+
+
+def answer_rows(answers: Dataset, block_size: int) -> Dataset:
+    """Training rows of whole answers, as many to a row as fit: "input_ids", "labels" (-100 in prompts) and
+    "position_ids", which restart at every prompt. Where prompt and answer are too long together, the prompt loses its
+    beginning and then the answer its end.
+
+    Args:
+        answers: what `load_own_text` gives. block_size: most ids in a row.
+    """
+    rows: list[dict[str, list[int]]] = []
+    for answer in answers:
+        reply = answer["answer_ids"][: block_size - 1]
+        prompt = answer["prompt_ids"][-(block_size - len(reply)) :]
+        size = len(prompt) + len(reply)
+        if not rows or len(rows[-1]["input_ids"]) + size > block_size:
+            rows.append({"input_ids": [], "labels": [], "position_ids": []})
+        rows[-1]["input_ids"] += prompt + reply
+        rows[-1]["labels"] += [IGNORED] * len(prompt) + reply
+        rows[-1]["position_ids"] += range(size)
+    return Dataset.from_list(rows)

@@ -124,25 +124,29 @@ class TokMatTrainer(Trainer):
     def _measure(self, inputs, predicted) -> None:
         """Counts for accuracy, cosine and slot_acc_k, kept on the device until they are logged."""
         tails = inputs.get("tails")
-        if tails is None:
-            return
-        documents, tail_only = tails.documents, inputs.get("tail_only")
-        weights = loss_weights(inputs["labels"], documents, tails, tail_only, self.tokmat.config.tail_weight_floor)
-        targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
-        valid, vocabulary = weights > 0, self.tokmat.vocabulary()
-        hits = (vocabulary.nearest(predicted, PROJECTED_AT_ONCE) == targets) & valid
-        committed = valid & (tails.slot == 0)
-        cosine = F.cosine_similarity(
-            vocabulary.as_inputs(predicted).float(), vocabulary.embed(targets).float(), dim=-1
-        )
-        self._count("accuracy", hits, committed)
-        self._count("cosine", cosine, committed)
-        for slot in range(1, self.args.slot_metrics + 1):
-            self._count(f"slot_acc_{slot}", hits, valid & (tails.predicted_slot == slot))
+        if tails is not None:
+            for name, (values, where) in self._measures(inputs, tails, predicted).items():
+                self._sums[name, "sum"] += (values * where).sum()
+                self._sums[name, "count"] += where.sum()
 
-    def _count(self, name, values, where) -> None:
-        self._sums[name, "sum"] += (values * where).sum()
-        self._sums[name, "count"] += where.sum()
+    def _measures(self, inputs, tails, predicted) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Accuracy and cosine at committed positions and the accuracy of slots: values, and where they count."""
+        documents, tail_only, model = tails.documents, inputs.get("tail_only"), self.tokmat
+        weights = loss_weights(inputs["labels"], documents, tails, tail_only, model.config.tail_weight_floor)
+        targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
+        valid, vocabulary = weights > 0, model.vocabulary()
+        if model.successor is not None:  # as a draft is read off: the token before it is known
+            previous = tails.at_place(model.embed_tokens(inputs["input_ids"]))
+            predicted = model.successor(predicted, previous, vocabulary.radius)
+        hits = vocabulary.nearest(predicted, PROJECTED_AT_ONCE) == targets
+        slots = range(1, self.args.slot_metrics + 1)
+        measures = {f"slot_acc_{slot}": (hits, valid & (tails.predicted_slot == slot)) for slot in slots}
+        if tails.lead:
+            committed = valid & (tails.slot == 0)
+            as_inputs, embeddings = vocabulary.as_inputs(predicted).float(), vocabulary.embed(targets).float()
+            cosine = F.cosine_similarity(as_inputs, embeddings, dim=-1)
+            measures |= {"accuracy": (hits, committed), "cosine": (cosine, committed)}
+        return measures
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -169,9 +173,13 @@ class TokMatTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         # Logits of every position would be gathered over the whole evaluation set.
         none = torch.empty(0, dtype=torch.long, device=inputs["labels"].device)
+        alone = self.tokmat.config.train == "tail"  # its front is the source's, which needs no evaluation
         with torch.no_grad(), self.compute_loss_context_manager():
+            if alone:
+                per_row, seeds = {name: inputs.get(name) for name in PER_ROW}, torch.arange(len(inputs["labels"]))
+                inputs["tails"], _ = simulate_tails(self.tokmat.config, seeds, inputs["labels"], **per_row)
             outputs = model(**inputs, logits_to_keep=none)
-            self._evaluate_batch(inputs, outputs["predicted_embeds"])
+            (self._evaluate_tails if alone else self._evaluate_batch)(inputs, outputs["predicted_embeds"])
         return outputs["loss"].detach(), None, None
 
     def _evaluate_batch(self, inputs, predicted) -> None:
@@ -193,6 +201,13 @@ class TokMatTrainer(Trainer):
         for name, total in zip(values, self.accelerator.gather_for_metrics(by_row).sum(dim=0)):
             self._eval_sums[name] += total
 
+    def _evaluate_tails(self, inputs, predicted) -> None:
+        for name, (values, where) in self._measures(inputs, inputs["tails"], predicted).items():
+            both = torch.stack([(values * where).sum(dim=1), where.sum(dim=1)], dim=1).float()
+            total, count = self.accelerator.gather_for_metrics(both).sum(dim=0)
+            self._eval_sums[name, "sum"] += total
+            self._eval_sums[name, "count"] += count
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
@@ -201,6 +216,8 @@ class TokMatTrainer(Trainer):
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
         sums = {name: float(value) for name, value in self._eval_sums.items()}
+        for name in [key[0] for key in sums if isinstance(key, tuple) and key[1] == "sum"]:
+            output.metrics[f"{metric_key_prefix}_{name}"] = sums[name, "sum"] / max(sums[name, "count"], 1)
         if sums.get("count"):
             means = {name: sums[name] / sums["count"] for name in ("nll", "accuracy", "cosine")}
             means["perplexity"] = math.exp(min(means.pop("nll"), 700.0))

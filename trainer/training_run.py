@@ -25,7 +25,8 @@ from .callbacks import CheckpointOnInterrupt
 from .checkpoints import find_checkpoint, load_pretrained, remove_outputs, save_whole, tokmat_config
 from .collator import TokMatDataCollator
 from .models import make_baseline, make_model, read_backbone
-from .recipes import LOOK_AHEAD, SCRATCH, TRAINING_DEFAULTS
+from .own_text import answer_rows, is_own_text, load_own_text
+from .recipes import LOOK_AHEAD, SCRATCH, SOURCE_TAIL, TRAINING_DEFAULTS
 from .tokmat_trainer import TokMatTrainer
 from .training_args import TokMatTrainingArguments
 
@@ -148,6 +149,8 @@ def with_tail_rows(rows: Dataset, tail_rows: Dataset, arguments: DataArguments, 
 
 def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
     """(tokenizer, training rows, held-out rows or None)."""
+    if len(data.data) == 1 and is_own_text(data.data[0]):
+        return prepare_answers(data, tokenizer_source, seed)
     documents, held_out = load_splits(data, seed)
     tokenizer = load_tokenizer(tokenizer_source, documents, data)
     rows, held_out_rows = make_rows(documents, tokenizer, data), make_rows(held_out, tokenizer, data)
@@ -156,6 +159,20 @@ def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
     if held_out_rows is not None and data.streaming:
         held_out_rows = Dataset.from_list(list(held_out_rows.take(STREAMED_VALIDATION_ROWS)))
     return tokenizer, rows, held_out_rows
+
+
+def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int):
+    """As `prepare_rows`, for a file of `tokmat own-text`, whose ids are those of the model that wrote it."""
+    if tokenizer_source is None:
+        raise ValueError("--data is a model's own text, which holds that model's token ids: give it by --model")
+    answers, held_out = load_own_text(data.data[0], data.loop_share), None
+    if data.validation_data:
+        held_out = load_own_text(data.validation_data[0], data.loop_share)
+    elif data.validation_fraction:
+        parts = answers.train_test_split(data.validation_fraction, seed=seed)
+        answers, held_out = parts["train"], parts["test"]
+    rows = [None if part is None else answer_rows(part, data.block_size) for part in (answers, held_out)]
+    return load_tokenizer(tokenizer_source, None, data), *rows
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -168,7 +185,8 @@ def fit(plan: TrainingPlan) -> int:
         ValueError, OSError: wrong arguments or data, with a message for the user.
     """
     args, data, start = plan.training_arguments(), plan.data, plan.model
-    fields = LOOK_AHEAD | plan.fields if start.look_ahead else plan.fields
+    recipe = SOURCE_TAIL if plan.fields.get("train") == "tail" else LOOK_AHEAD if start.look_ahead else {}
+    fields = recipe | plan.fields
     check_plan(plan, fields)
     folder, baseline = Path(args.output_dir), start.objective == "ar"
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
@@ -269,7 +287,7 @@ def last_metrics(trainer) -> dict[str, float]:
 def report(trainer, metrics: dict[str, float], folder: Path) -> None:
     trainer.save_state()
     if metrics:
-        names = ("eval_perplexity", "eval_accuracy", "eval_loss")
+        names = ("eval_perplexity", "eval_accuracy", "eval_loss", *(f"eval_slot_acc_{slot}" for slot in range(2, 6)))
         kept = {name: metrics[name] for name in names if name in metrics}
         (folder / "eval_results.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
         table = Table("held-out text", "", title=None)

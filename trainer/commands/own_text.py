@@ -48,13 +48,9 @@ class OwnTextArguments:
         default_factory=lambda: list(PROMPT_TOKENS), metadata={"help": "lengths of the beginnings that are continued"}
     )
     max_prompt_tokens: int = _argument("longer chat prompts are left out", 512)
-    add_bos: bool = field(
-        default=False,
-        metadata={
-            "help": "begin texts with the bos token, as training rows do (default: as the tokenizer has it)",
-            "nargs": "?",
-            "const": True,
-        },
+    add_bos: bool = _argument(
+        "begin the beginnings of texts with the bos token, as training rows do (otherwise: if the tokenizer does)",
+        False,
     )
     text_column: str = _argument("column that holds the text, in sources that have columns", "text")
     data_name: str | None = _argument("configuration of a Hub data set")
@@ -97,7 +93,7 @@ def run(arguments: list[str]) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with Report(options.texts) as report:
         write_own_text(model, tokenizer, batches, options.output, settings, report)
-    print(f"{report.summary()}, in {options.output}")
+    print(f"{report.table()}\n{report.summary()}, in {options.output}")
     return 0
 
 
@@ -116,7 +112,7 @@ def _check(options: OwnTextArguments) -> None:
 
 
 class Report:
-    """A progress bar on a terminal, a line a minute elsewhere; then how often the answers of each kind loop."""
+    """A progress bar on a terminal, a line a minute elsewhere; and how often the answers of each kind loop."""
 
     def __init__(self, texts: int):
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn())
@@ -145,6 +141,12 @@ class Report:
         if self.bar.disable and now - self.logged >= LOG_SECONDS:
             self.logged = now
             print(f"{self.summary()}; {speed:.0f} tokens/s", flush=True)
+
+    def table(self) -> str:
+        lines = [f"{'kind':24} {'answers':>8} {'tokens':>10} {'loop':>5}"]
+        for kind, rows in sorted(self.rows.items()):
+            lines.append(f"{kind:24} {rows:8,} {self.tokens[kind]:10,} {self.loops[kind] / rows:5.0%}")
+        return "\n".join(lines)
 
     def summary(self) -> str:
         done, loops = self.rows.total(), self.loops.total()

@@ -2,7 +2,6 @@
 """`tokmat reproduce`: run studies."""
 
 import importlib
-import importlib.util
 import os
 import time
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..arguments import OneLineParser, argument
-from ..studies import STUDIES
+from ..studies import STUDIES, require_packages
 from ..studies.findings import claim_folder, is_done, print_findings, save, write_index
 from ..studies.lab import BUDGETS, Lab
 
@@ -44,10 +43,9 @@ def run(arguments: list[str]) -> int:
         raise ValueError(f"STUDY is {unknown[0]!r}, but it must be among {', '.join(STUDIES)}")
     if values["budget"] not in BUDGETS:
         raise ValueError(f"`budget` is {values['budget']!r}, but it must be among {', '.join(BUDGETS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("the studies draw pictures with matplotlib: pip install 'tokmat[demo]'")
-    os.environ.setdefault("MPLBACKEND", "Agg")
     folder, console = Path(values["output"]), Console(stderr=True)
+    require_packages([name for name in names if not is_done(folder / name)])
+    os.environ.setdefault("MPLBACKEND", "Agg")
     lab = Lab(
         folder,
         BUDGETS[values["budget"]],

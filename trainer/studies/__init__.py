@@ -1,6 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The studies of `tokmat reproduce`: one function `study(lab) -> Finding` per file, listed here in reading order."""
 
+import importlib.util
+
 STUDIES = {
     "repetition": "repetition and quality beside greedy decoding, 50, 200 and 1,000 tokens",
     "entropy": "entropy and direction of vectors while they mature",
@@ -13,3 +15,16 @@ STUDIES = {
     "structured": "code, dialogue and arithmetic",
     "diversity": "where diversity comes from, cause by cause",
 }
+# What a study needs beyond the package's own dependencies; the extra "eval" has all of it.
+PICTURES = "matplotlib"  # every study draws one
+NEEDS = {"tail_length": "nltk"}
+
+
+def require_packages(names: list[str]) -> None:
+    """Raises:
+    ValueError: a package that one of the studies needs is not installed.
+    """
+    needed = {PICTURES: "every study", **{NEEDS[name]: name for name in names if name in NEEDS}}
+    missing = [f"{package} ({who})" for package, who in needed.items() if importlib.util.find_spec(package) is None]
+    if names and missing:
+        raise ValueError(f"the studies need {' and '.join(missing)}: pip install 'tokmat[eval]'")
