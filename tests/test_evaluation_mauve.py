@@ -4,6 +4,7 @@
 import sys
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
