@@ -63,7 +63,7 @@ class GuardedTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(beside, ignore_errors=True)
             problem = f"the checkpoint of step {self.state.global_step} cannot be written to {folder}"
-            raise OSError(f"{problem} ({error}); {self._last_good()}") from error
+            raise OSError(f"{problem}: is the disk full? ({error}); {self._last_good()}") from error
         finally:
             self._beside = None
         self.accelerator.wait_for_everyone()
@@ -89,8 +89,8 @@ class GuardedTrainer(Trainer):
         if self._anywhere(~finite.all()):
             names = [name for name, good in zip(weights, finite.tolist()) if not good]
             raise ValueError(
-                f"after step {self.state.global_step} there are NaN or infinite values in {names[:3]}: such weights are "
-                f"not saved; {self._last_good()}"
+                f"after step {self.state.global_step} there are NaN or infinite values in {names[:3]}: such weights "
+                f"are not saved; {self._last_good()}"
             )
         super().save_model(output_dir, _internal_call)
 
