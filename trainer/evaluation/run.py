@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..arguments import EvaluateArguments
-from ..checkpoints import load_model, load_tokenizer, tokmat_config
+from ..checkpoints import check_folder, load_model, load_tokenizer, tokmat_config
 from ..data import load_documents
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
@@ -111,6 +111,7 @@ def check_options(options: EvaluateArguments) -> None:
     if with_mauve(options):
         mauve.require_mauve()
     if options.output:
+        check_folder(options.output)
         require_matplotlib()
 
 
