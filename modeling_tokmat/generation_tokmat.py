@@ -9,11 +9,12 @@ from transformers import GenerationMixin
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.utils import logging
 
-from .checks_tokmat import is_integer, require
+from .checks_tokmat import require
 from .committed_tokmat import Committed
 from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
 from .noise_tokmat import DecodingNoise
+from .requests_tokmat import check_lengths, check_objects, check_prompt, check_return_sequences
 from .settings_tokmat import SETTINGS, MaturationSettings
 from .tail_tokmat import StableTail, Tail
 from .trace_tokmat import Record, Stream
@@ -73,9 +74,21 @@ class TokMatGenerationMixin(GenerationMixin):
         for name in TRAINING_INPUTS:
             require(kwargs.get(name) is None, name, "given", "left out: `generate` sets it itself")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if torch.is_tensor(ids) and ids.numel() > 0 and not ids.is_floating_point():
-            low, high, size = ids.min().item(), ids.max().item(), self.config.vocab_size
-            require(0 <= low and high < size, "input_ids", f"ids from {low} to {high}", f"ids in [0, {size - 1}]")
+        cache = kwargs.get("past_key_values")
+        check_objects(generation_config, kwargs.get("streamer"), cache)
+
+        def asked(name):
+            values = (
+                kwargs.get(name),
+                getattr(generation_config, name, None),
+                getattr(self.generation_config, name, None),
+            )
+            return next((value for value in values if value is not None), None)
+
+        check_lengths(asked, self.config.vocab_size)
+        size, dim = self.get_input_embeddings().weight.shape
+        prompt = ids, kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        check_prompt(*prompt, size, dim, asked("bos_token_id"), cached=cache is not None)
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def _prepare_generation_config(self, generation_config, **kwargs):
@@ -91,7 +104,7 @@ class TokMatGenerationMixin(GenerationMixin):
 
         settings = MaturationSettings(**{name: resolve(name, getattr(MaturationSettings, name)) for name in SETTINGS})
         several = resolve("num_return_sequences", 1)
-        require(is_integer(several, 1), "num_return_sequences", several, "an integer of at least 1")
+        check_return_sequences(several, settings.tail_length, self.config.hidden_size)
         implementation = self.backbone.config._attn_implementation
         masked = settings.guidance_scale != 1 or (settings.commit == "verified" and settings.tail_length > 1)
         possible = not masked or implementation in ("eager", "sdpa")
