@@ -70,7 +70,7 @@ def check_lengths(asked, vocab_size: int) -> None:
     ends = asked("eos_token_id")
     ends = ends.tolist() if torch.is_tensor(ends) else ends
     listed = ends if isinstance(ends, list | tuple) else [ends]
-    fits = ends is None or (len(listed) > 0 and all(is_integer(end, -1) for end in listed))
+    fits = ends is None or (len(listed) > 0 and all(is_integer(end, -1, 2**31) for end in listed))
     require(fits, "eos_token_id", ends, "None, an id, or a list of ids (-1 for none)")
 
 

@@ -32,6 +32,7 @@ ONES = torch.ones_like(IDS)
         ({"pad_token_id": "x"}, "pad_token_id", "[0, 96]"),
         ({"generation_config": GenerationConfig(pad_token_id=97)}, "pad_token_id", "[0, 96]"),
         ({"eos_token_id": 2.5}, "eos_token_id", "a list of ids"),
+        ({"eos_token_id": 2**63}, "eos_token_id", "a list of ids"),
         ({"eos_token_id": []}, "eos_token_id", "a list of ids"),
         ({"prefill_chunk_size": 0}, "prefill_chunk_size", "at least 1"),
         ({"max_new_tokens": "3"}, "max_new_tokens", "at least 1"),

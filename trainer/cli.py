@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 import typer
 
+LONGEST = 1000  # characters of an error
+
 app = typer.Typer(
     help="Token Maturation: language models that generate by letting continuous vectors mature into tokens.",
     no_args_is_help=True,
@@ -105,7 +107,9 @@ def _run(verb: str, *arguments, debug: bool = False) -> None:
         message, code = str(error) or type(error).__name__, 2
     else:
         raise typer.Exit(code)
-    print(f"tokmat {verb}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    message = " ".join(message.split())
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}..."
+    print(f"tokmat {verb}: {message}", file=sys.stderr, flush=True)
     raise typer.Exit(code)
 
 
