@@ -140,3 +140,13 @@ def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeyp
         place = 3 + 2 * count
         torch.testing.assert_close(seen["predicted"][:, place : place + 2], alone[:, -2:])
         torch.testing.assert_close(seen["predicted"][:, count], alone[:, -3])
+
+
+def test_rows_without_any_draft_are_answered(make_model):
+    """Neither the tail nor the past proposes anything: the drafts are none, and still ids."""
+    model, ids = make_model(double=True), torch.tensor([[5, 6, 7, 8, 9]])
+    settings = {"max_new_tokens": 9, "repetition_penalty": 1.3}
+    for tail_length in (1, 5):
+        asked = settings | {"tail_length": tail_length}
+        found = model.generate(ids, commit="verified", prompt_lookup_num_tokens=3, **asked)
+        assert torch.equal(found, model.generate(ids, commit="verified", **asked))
