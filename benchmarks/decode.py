@@ -9,6 +9,7 @@
 Every repetition generates N new tokens with each decoder and prefix in turn. Seconds per decoding token are those from
 the first token to the last over N - 1, which leaves the prefill out, medians over repetitions; whole-call figures keep
 it in.
+`cost` is a rule's time per token over that of front commits at the same K, `over_one` the speed relative to K = 1.
 `bare` is what the machine allows: a cached forward of the backbone over 1 position and one projection, divided by the
 same over K positions. `same text` says of `verified` whether it wrote what K = 1 did. In bf16 that takes `--attention
 eager`, for TokMat alone: PyTorch's fused attention rounds differently with the length of what is attended to.
@@ -19,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -98,6 +100,11 @@ def machine_facts() -> dict:
 
 def machine_line(facts: dict) -> str:
     return "; ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def command_line(script: str) -> str:
+    """This run as it is typed in the repository's root."""
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])
 
 
 def allocator_set() -> bool:
@@ -264,6 +271,9 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
             base = next((r for r in rows if r["prefix"] == prefix), row)
             row["ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
             row["call_ratio"] = row["call_tokens_per_second"] / base["call_tokens_per_second"]
+            speed = {r["decoder"]: r["tokens_per_second"] for r in [*rows, row] if r["prefix"] == prefix}
+            row["cost"] = None if k is None else speed[f"K={k}"] / row["tokens_per_second"]
+            row["over_one"] = row["tokens_per_second"] / speed["K=1"] if k and "K=1" in speed else None
             medians = {length: statistics.median(taken[1:]) for (n, length), taken in bare.items() if n == prefix}
             row["bare"] = None if k is None else medians[1] / medians[k]
             row["target"] = target_speed(k, dtype, batch) if name == f"K={k}" else None
@@ -382,7 +392,8 @@ def main() -> None:
         for dtype in args.dtypes:
             for batch in args.batches:
                 rows += measure(dtype, batch, args, lambda text: progress.update(task, advance=1, description=text))
-    result = {"benchmark": "decode", "machine": {**machine_facts(), "allocator_variables": allocator_set()}}
+    result = {"benchmark": "decode", "command": command_line(__file__)}
+    result |= {"machine": {**machine_facts(), "allocator_variables": allocator_set()}}
     result |= {
         "preset": args.preset,
         "model": args.model and Path(args.model).name,

@@ -30,7 +30,7 @@ idea() { # NAME STEPS flags...: from the common base
 }
 
 fit ar 1500 2e-3 --objective ar --backbone small --data "$train"
-[ -f "$output/models/start/config.json" ] || tokmat convert "$output/models/ar" "$output/models/start"
+[ -f "$output/models/start/config.json" ] || tokmat convert "$output/models/ar" "$output/models/start" --geometry sphere
 fit base 600 6e-4 --model "$output/models/start" --context-negatives 2 --clean-probability 1 --film-scope tail \
     --data "$train"
 

@@ -12,8 +12,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from trainer.checkpoints import is_finished, save_whole
 from trainer.gguf import load_gguf
-from trainer.output_folder import is_finished, save_whole
 
 
 def main() -> None:

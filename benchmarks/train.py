@@ -27,6 +27,7 @@ from decode import (
     ALLOCATOR,
     PRESETS,
     backbone_config,
+    command_line,
     judged,
     machine_facts,
     machine_line,
@@ -241,7 +242,8 @@ def main() -> None:
         memory = run_memory(options, advance)
         seconds = run_speed(options, advance)
     machine = machine_facts() | {"allocator_variables": "timing only"}
-    result = {"benchmark": "train", "machine": machine, **options, "logging_steps": LOGGING_STEPS}
+    result = {"benchmark": "train", "command": command_line(__file__), "machine": machine}
+    result |= {**options, "logging_steps": LOGGING_STEPS}
     result["variants"] = compare(seconds, memory, options)
     show(result)
     report(result, args.output)

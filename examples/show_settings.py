@@ -1,10 +1,14 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""Show what every maturation setting does to one continuation, as a Markdown table (docs/SETTINGS.md is made by it).
+"""Show what every maturation setting does to one continuation; the table of docs/SETTINGS.md is made of it.
 
-python examples/show_settings.py demo-model "This function returns" --output settings.md
+python examples/show_settings.py demo-model "This function returns" --output settings.json
 """
 
 import argparse
+import json
+import os
+import shlex
+import sys
 from pathlib import Path
 
 import torch
@@ -71,24 +75,24 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=True)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, trust_remote_code=True).eval()
     ids = tokenizer(arguments.prompt, return_tensors="pt").input_ids
-    base = model.generation_config
-    lines = [
-        f"Continuations of *{arguments.prompt}* ({arguments.max_new_tokens} tokens; saved settings: tail_length "
-        f"{base.tail_length}, {base.schedule} schedule, alpha_max {base.alpha_max}, rate {base.rate}).",
-        "",
-        "| changed | meaning | text | tokens per forward |",
-        "|---|---|---|---:|",
-    ]
+    base, rows = model.generation_config, []
     for name, meaning, settings in ROWS:
         torch.manual_seed(0)
         output = model.generate(
             ids, max_new_tokens=arguments.max_new_tokens, eos_token_id=None, return_dict_in_generate=True, **settings
         )
-        text = tokenizer.decode(output.sequences[0, ids.shape[1] :]).replace("\n", " ").replace("|", "\\|")
-        lines.append(f"| `{name}` | {meaning} | {' '.join(text.split())} | {output.tokens_per_forward:.2f} |")
-    print("\n".join(lines))
+        text = " ".join(tokenizer.decode(output.sequences[0, ids.shape[1] :]).split())
+        rows.append({"changed": name, "meaning": meaning, "text": text})
+        rows[-1]["tokens_per_forward"] = round(output.tokens_per_forward, 2)
+        print(f"{name}: {text}", flush=True)
     if arguments.output:
-        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        result = {"command": shlex.join(["python", "examples/show_settings.py", *sys.argv[1:]]), "machine": {}}
+        result |= {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
+        saved = ("tail_length", "schedule", "alpha_max", "rate")
+        result |= {"saved": {name: getattr(base, name) for name in saved}, "rows": rows}
+        temporary = arguments.output.with_name(arguments.output.name + ".tmp")
+        temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, arguments.output)
 
 
 if __name__ == "__main__":

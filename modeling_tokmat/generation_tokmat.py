@@ -10,15 +10,20 @@ from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.utils import logging
 
 from .checks_tokmat import is_integer, require
-from .commitment_tokmat import Committed
-from .decoding_tokmat import Run
+from .committed_tokmat import Committed
+from .decoding_tokmat import Ending, Network, decode
+from .draft_budget_tokmat import DraftBudget
+from .noise_tokmat import DecodingNoise
 from .settings_tokmat import SETTINGS, MaturationSettings
-from .verified_tokmat import VerifiedRun
+from .tail_tokmat import StableTail, Tail
+from .trace_tokmat import Record, Stream
+from .verified_tokmat import VerifiedTail
 
 logger = logging.get_logger(__name__)
 
 SAMPLING_FLAGS = ("do_sample", "temperature", "top_k", "top_p", "top_h", "min_p", "typical_p")
 SAMPLING_FLAGS += ("epsilon_cutoff", "eta_cutoff")
+TAILS = {"front": Tail, "stable": StableTail, "verified": VerifiedTail}
 TRAINING_INPUTS = ("maturity", "labels", "maturation_seeds", "negative_ids", "num_items_in_batch")
 
 
@@ -31,11 +36,13 @@ class TokMatGenerateOutput(GenerateDecoderOnlyOutput):
         num_forwards (`int`): forward passes, the one over the prompt included.
         tokens_per_forward (`float`): committed tokens per row and forward pass.
         maturation (`tuple` of [`MaturationStep`]): the trace, one entry per step, with `output_maturation`.
+        drafts_taken (`dict`): with `commit="verified"`, how many drafts of the "tail" and of the "lookup" came true.
     """
 
     num_forwards: int | None = None
     tokens_per_forward: float | None = None
     maturation: tuple | None = None
+    drafts_taken: dict | None = None
 
 
 class TokMatGenerationMixin(GenerationMixin):
@@ -93,7 +100,7 @@ class TokMatGenerationMixin(GenerationMixin):
 
         # Sampling warpers and transformers' own guidance must not join in, nor may its validation refuse several
         # return sequences, which differ here without sampling.
-        hidden = (*SAMPLING_FLAGS, "num_return_sequences", "guidance_scale")
+        hidden = (*SAMPLING_FLAGS, "num_return_sequences", "guidance_scale", "prompt_lookup_num_tokens")
         asked = {name: kwargs.pop(name) for name in SAMPLING_FLAGS if name in kwargs}
         if given is not None:
             asked = {name: getattr(given, name, None) for name in SAMPLING_FLAGS} | asked
@@ -105,27 +112,29 @@ class TokMatGenerationMixin(GenerationMixin):
                 "nearest token of a matured vector, always by argmax. For other texts use num_return_sequences or "
                 "another maturation_seed, whose embryo noise differs."
             )
-        saved = {name: getattr(self.generation_config, name, None) for name in hidden}
-        try:
-            for name in hidden:
-                setattr(self.generation_config, name, None)
-            resolved, model_kwargs = super()._prepare_generation_config(given, **kwargs)
-        finally:
-            for name, value in saved.items():
-                setattr(self.generation_config, name, value)
+        # The same for what is saved on the model, which other threads may be reading: on a stand-in for the model.
+        stand_in = copy.copy(self)
+        stand_in.generation_config = copy.copy(self.generation_config)
+        for name in hidden:
+            setattr(stand_in.generation_config, name, None)
+        resolved, model_kwargs = super(TokMatGenerationMixin, stand_in)._prepare_generation_config(given, **kwargs)
         resolved.do_sample, resolved.num_return_sequences = False, several
         resolved._maturation_settings = settings
         return resolved, model_kwargs
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, mode, batch_size, max_cache_length):
         # What is not in step leaves holes in the cache of a batch, and drafts are fed beyond what is committed.
-        settings = generation_config._maturation_settings
+        settings, positions = generation_config._maturation_settings, model_kwargs["position_ids"]
+        if model_kwargs.get("past_key_values") is None:
+            # transformers remembers the longest static cache it ever made, so what cannot run must not ask for one.
+            self._require_room(positions, max_cache_length + 1 - positions.shape[1])
         if settings.commit != "front":
             new_tokens = min(max_cache_length, generation_config.max_new_tokens or max_cache_length)
             max_cache_length += batch_size * generation_config.num_return_sequences * new_tokens
         if settings.commit == "verified":
-            drafts = VerifiedRun.longest_draft(settings.tail_length)
-            max_cache_length += drafts + (drafts + 1) * drafts
+            max_cache_length += DraftBudget.most_positions(
+                settings.tail_length, settings.prompt_lookup_num_tokens or 0
+            )
         elif settings.commit != "front" or settings.guidance_scale != 1:
             max_cache_length += 2 * settings.tail_length
         return super()._prepare_cache_for_generation(
@@ -142,37 +151,45 @@ class TokMatGenerationMixin(GenerationMixin):
         streamer=None,
         **model_kwargs,
     ):
-        r"""
-        Algorithm 1. With a_j the maturity that slot j has after an update and eta_j its rate:
+        """Algorithm 1 as transformers calls it (see [`decode`])."""
+        settings, pad = generation_config._maturation_settings, generation_config._pad_token_tensor
+        cache = model_kwargs.get("past_key_values") if model_kwargs.get("use_cache") else None
+        new_tokens = generation_config.max_length - input_ids.shape[1]
+        committed = self._prepare_prompt(input_ids, cache, generation_config, model_kwargs, new_tokens)
+        batch_size, dim = len(committed.vectors), committed.vectors.shape[-1]
+        dtype = torch.promote_types(committed.vectors.dtype, torch.float32)
 
-            0. the tail is K embryos
-            repeat
-            1. read [committed ; tail] with maturities [1 .. 1, a_2 .. a_{K+1}], giving z^_1 .. z^_K; guide them
-            2. z~_j <- z~_j + eta_j (z^_j - z~_j) for every slot
-            3. commit slot 1: x = argmax_i of the processed logit_scale * cos(z~_1, e_i);
-               other rules than "front" commit none, or more slots in the same way
-            4. its place takes e_x, the tail moves up by what was committed, embryos enter at its end
+        compiled = None
+        if self._valid_auto_compile_criteria(model_kwargs, generation_config):
+            compiled = self.get_compiled_call(generation_config.compile_config)
+        outputs = [name for name in ("output_attentions", "output_hidden_states") if model_kwargs.get(name)]
+        network = Network(self, cache, dtype, generation_config.prefill_chunk_size, compiled, outputs)
+        vocabulary = self.vocabulary()
+        several = generation_config.num_return_sequences
+        noise = DecodingNoise(settings, several, dim, vocabulary.radius, dtype, self.device)
+        tail = TAILS[settings.commit](self, vocabulary, settings, noise, batch_size)
+        record = Record(generation_config)
+        late = accelerated(self.device) and tail.lockstep and not record.asked and streamer is None
+        ends_by_row = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+        ending = Ending(network, settings, stopping_criteria, pad if ends_by_row else None, batch_size, late)
 
-        Keys and values of committed positions are cached, so a step feeds K positions: the vector committed last and
-        slots 1 .. K - 1 (nothing reads slot K). Slots at or beyond the length limit are not fed.
-        """
-        kind = VerifiedRun if generation_config._maturation_settings.commit == "verified" else Run
-        run = kind(self, input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs, streamer)
-        while self._has_unfinished_sequences(run.finished, synced_gpus, device=self.device):
-            # 1. read [committed ; tail]
-            predicted = run.read()
-            if synced_gpus and run.finished:
-                run.forget()
-                continue
-            # 2. move every slot toward its prediction
-            run.update(predicted)
-            # 3. commit
-            counts, vectors = run.commit()
-            # 4. committed slots become exact embeddings, the tail moves up, embryos enter
-            run.move_up(counts, vectors)
-        if streamer is not None:
-            streamer.end()
-        return TokMatGenerateOutput(**run.result()) if generation_config.return_dict_in_generate else run.ids()
+        def goes_on(finished):
+            return self._has_unfinished_sequences(finished, synced_gpus, device=self.device)
+
+        decode(network, committed, tail, noise, logits_processor, ending, record, Stream(streamer), goes_on)
+        # Padded on the right where a row stopped early.
+        sequences = committed.ids[:, : committed.prompt_length + max(committed.counts) - ending.overrun]
+        if not record.asked:
+            return sequences
+        return TokMatGenerateOutput(
+            sequences=sequences,
+            past_key_values=cache,
+            num_forwards=network.num_forwards,
+            tokens_per_forward=sum(committed.counts) / batch_size / network.num_forwards,
+            maturation=record.trace,
+            drafts_taken=tail.came_true,
+            **record.by_name,
+        )
 
     def _prepare_prompt(self, input_ids, cache, generation_config, model_kwargs, new_tokens: int) -> Committed:
         """The prompt as committed vectors; refuses what does not fit before any work is done."""
@@ -190,14 +207,7 @@ class TokMatGenerationMixin(GenerationMixin):
             f"a cache of {past_length} positions for a prompt of {whole}",
             "at least one position shorter than the prompt",
         )
-        limit, last = self.config.max_position_embeddings, int(positions[:, -1].max())
-        # The token committed last is never fed, so it needs no position.
-        require(
-            limit is None or last + new_tokens <= limit,
-            "max_length",
-            f"{last + 1 + new_tokens} (a prompt of {last + 1} positions and {new_tokens} new tokens)",
-            f"within the backbone's {limit} positions (max_position_embeddings)",
-        )
+        self._require_room(positions, new_tokens)
         settings = generation_config._maturation_settings
         rolled_back = cache is not None and (settings.tail_length > 1 or settings.commit != "front")
         croppable = not rolled_back or cache.is_compileable or cache.is_croppable
@@ -213,4 +223,21 @@ class TokMatGenerationMixin(GenerationMixin):
             mask[:, -pending:],
             cache,
             None if bool(mask[:, :-pending].all()) else mask[:, :-pending],
+            self.dtype,
         )
+
+    def _require_room(self, positions: torch.Tensor, new_tokens: int) -> None:
+        """Refuse more tokens after `positions` (batch, length) of a prompt than the backbone has positions."""
+        limit, last = self.config.max_position_embeddings, int(positions[:, -1].max())
+        # The token committed last is never fed, so it needs no position.
+        require(
+            limit is None or last + new_tokens <= limit,
+            "max_length",
+            f"{last + 1 + new_tokens} (a prompt of {last + 1} positions and {new_tokens} new tokens)",
+            f"within the backbone's {limit} positions (max_position_embeddings)",
+        )
+
+
+def accelerated(device: torch.device) -> bool:
+    """Whether the host runs ahead of the device, so that reading a flag at once would cost time."""
+    return device.type != "cpu"

@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""What can be seen of a tail while it matures (`output_maturation`)."""
+"""What decoding tells: the tail while it matures (`output_maturation`), outputs by step, and streamers."""
 
 from dataclasses import dataclass
 
@@ -40,27 +40,98 @@ class MaturationStep(ModelOutput):
     vectors: torch.FloatTensor | None = None
 
 
-def look(tail, cosines, nearest, change, maturity, radius: float, logit_scale: float, k: int = 5) -> MaturationStep:
-    """Describe a tail.
+def describe(tail, vectors: bool, start: list[int], counts: list[int], k: int = 5) -> MaturationStep:
+    """What a step made of a tail, before it moves up.
 
     Args:
-        tail, nearest: z~ and the nearest embeddings, (batch, slots, d). cosines: with every embedding, float32,
-            (batch, slots, V). change: || z~ after - before || / R, (batch, slots). maturity: (slots,).
+        tail: a [`Tail`]. vectors: whether to show z~ itself.
+        start, counts: per row the index of slot 1 among generated tokens, and how many were committed.
     """
 
     def entropy(scores):
         log_p = torch.log_softmax(scores, dim=-1)
         return -(log_p.exp() * log_p).sum(-1)
 
+    vocabulary, (_, slots) = tail.vocabulary, tail.shown()
+    cosines = vocabulary.scores(tail.scored()).float() / vocabulary.logit_scale
+    nearest = vocabulary.embed(cosines.argmax(-1)).to(slots)
     top = cosines.topk(min(k, cosines.shape[-1]), dim=-1)
     return MaturationStep(
-        maturity=maturity.float().cpu(),
+        position=torch.tensor(start),
+        committed=torch.tensor(counts),
+        maturity=tail.maturity_after[: slots.shape[1]].float().cpu(),
         token_ids=top.indices[..., 0].cpu(),
         top_ids=top.indices.cpu(),
         top_cosines=top.values.cpu(),
-        distance=((tail - nearest).norm(dim=-1) / radius).float().cpu(),
-        displacement=change.float().cpu(),
+        distance=((slots - nearest).norm(dim=-1) / vocabulary.radius).float().cpu(),
+        displacement=tail.displacement().float().cpu(),
         entropy=entropy(cosines).cpu(),
-        entropy_scaled=entropy(logit_scale * cosines).cpu(),
-        norm=(tail.norm(dim=-1) / radius).float().cpu(),
+        entropy_scaled=entropy(vocabulary.logit_scale * cosines).cpu(),
+        norm=(slots.norm(dim=-1) / vocabulary.radius).float().cpu(),
+        vectors=slots.cpu() if vectors else None,
     )
+
+
+class Record:
+    """What `return_dict_in_generate` asks for besides the text, by step: `scores`, `logits`, `attentions` and
+    `hidden_states` as in transformers, and the trace."""
+
+    def __init__(self, generation_config):
+        self.asked = bool(generation_config.return_dict_in_generate)
+        self.maturation = generation_config._maturation_settings.output_maturation if self.asked else False
+        names = ("scores", "logits", "attentions", "hidden_states")
+        self.by_name = {name: () for name in names if self.asked and getattr(generation_config, f"output_{name}")}
+        self.trace = () if self.maturation else None
+
+    @property
+    def scores(self) -> tuple | None:
+        return self.by_name.get("scores")
+
+    def token(self, scores: torch.Tensor, logits: torch.Tensor, taking: list[bool], counts: list[int]) -> None:
+        """A place was committed in the rows that are True: the counts[r]-th of row r, by scores (batch, V)."""
+        for name, value in (("scores", scores), ("logits", logits)):
+            if name in self.by_name:
+                kept = list(self.by_name[name])
+                for row, takes in enumerate(taking):
+                    place = counts[row] - 1
+                    if takes:
+                        kept += [value.clone()] if place == len(kept) else []
+                        kept[place][row] = value[row]
+                self.by_name[name] = tuple(kept)
+
+    def step(self, outputs, tail, start: list[int], counts: list[int]) -> None:
+        """A step has committed, and the tail has not moved up yet."""
+        if self.maturation:
+            self.trace += (describe(tail, self.maturation == "vectors", start, counts),)
+        for name in ("attentions", "hidden_states"):
+            if name in self.by_name:
+                self.by_name[name] += (getattr(outputs, name),)
+
+
+class Stream:
+    """A streamer's side of a run. Rows that are not in step reach it token by token all the same: as soon as all of
+    them that still run have one."""
+
+    def __init__(self, streamer):
+        self.streamer, self.told = streamer, 0
+
+    def put(self, committed, tail, running: torch.Tensor) -> None:
+        """Tokens that all rows have by now, and the nearest tokens of the tail that remains (`put_draft`).
+
+        Args:
+            committed: a [`Committed`]. tail: a [`Tail`] that moved up. running: rows that still run, (batch,), bool.
+        """
+        if self.streamer is None:
+            return
+        counts = committed.counts
+        ready = min((count for count, runs in zip(counts, running.tolist()) if runs), default=max(counts))
+        for place in range(self.told, ready):
+            self.streamer.put(committed.ids[:, committed.prompt_length + place].cpu())
+        self.told = max(ready, self.told)
+        if hasattr(self.streamer, "put_draft"):
+            tokens, maturity = tail.nearest_tokens(committed.remaining)
+            self.streamer.put_draft(tokens.cpu(), maturity=maturity)
+
+    def end(self) -> None:
+        if self.streamer is not None:
+            self.streamer.end()

@@ -27,9 +27,11 @@ class Vocabulary:
         radius: R. logit_scale: of the scores (Eq. 7).
 
     Attributes:
+        one_space: whether the input space and the query space are one.
         scale: what <query, key> is multiplied by to give a score. bias: added to it, (V,) or None.
     """
 
+    one_space = True
     bias: torch.Tensor | None = None
 
     def __init__(self, embeddings: nn.Module, radius: float, logit_scale: float):
@@ -112,6 +114,8 @@ class PretrainedVocabulary(Vocabulary):
         output: the output table with its bias, where the source does not tie it to the embeddings.
     """
 
+    one_space = False
+
     def __init__(self, embeddings: nn.Module, radius: float, logit_scale: float, output: nn.Linear | None):
         super().__init__(embeddings, radius, logit_scale)
         self.scale = logit_scale / radius**2
@@ -135,6 +139,15 @@ class PretrainedVocabulary(Vocabulary):
 
     def queries(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors
+
+    def keys_of(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows of the output table: shape (...) -> (..., d)."""
+        return F.embedding(ids, _whole(self.output.weight))
+
+    def scores_among(self, vectors: torch.Tensor, ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """The implied logits of some tokens alone: vectors (..., d), ids (..., n) and their keys -> (..., n)."""
+        scores = (keys @ vectors.to(keys.dtype)[..., None])[..., 0] * self.scale
+        return scores if self.bias is None else scores + self.bias[ids]
 
     def scores(self, vectors: torch.Tensor) -> torch.Tensor:
         """The implied logits of vectors of the query space: shape (..., d) -> (..., V)."""

@@ -4,6 +4,7 @@
 import sys
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -46,3 +47,10 @@ def test_without_mauve_text_nothing_is_generated(models, story_file, monkeypatch
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and result.output.count("\n") == 1
     assert 'pip install "tokmat[eval]"' in result.output and "--mauve-continuations 0" in result.output
+
+
+@pytest.mark.parametrize("score", [0.9841041546553477, 0.9841041546553478, 0.1])
+def test_a_mean_lies_within_its_scores(score):
+    assert mauve.summary([score] * 3) == (score, score, score)
+    mean, least, greatest = mauve.summary([score, score, score + 2**-53])
+    assert least <= mean <= greatest

@@ -1,8 +1,10 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Arguments of the TokMatTrainer."""
 
+import atexit
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from modeling_tokmat.checks_tokmat import is_integer, require
@@ -41,3 +43,15 @@ class TokMatTrainingArguments(TrainingArguments):
         require(is_integer(self.tail_metrics, 0, MAX_TAIL_LENGTH), "tail_metrics", self.tail_metrics, allowed)
         new_tokens = self.sample_max_new_tokens
         require(is_integer(new_tokens, 1), "sample_max_new_tokens", new_tokens, "an integer of at least 1")
+
+
+@atexit.register
+def end_process_group() -> None:
+    """Join torch.distributed's threads while Python still runs.
+
+    A worker of gloo lets go of the tensors of its last collective late, and needs the interpreter for that: one that
+    is shutting down ends the thread in the middle of C++, and with it the process ("terminate called without an active
+    exception", exit code -6).
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 """MAUVE (Pillutla et al. 2021) of continuations, by the package mauve-text, on features of a local language model."""
 
 import os
+import statistics
 from contextlib import contextmanager
 
 import numpy as np
@@ -64,7 +65,8 @@ def clusters(count: int) -> int:
 
 def summary(scores: list[float]) -> tuple[float, float, float]:
     """Mean, least and greatest: no confidence interval."""
-    return float(np.mean(scores)), min(scores), max(scores)
+    # Exact, then rounded once: a mean that sums in floating point may lie a last place outside of equal scores.
+    return statistics.mean(scores), min(scores), max(scores)
 
 
 def conventions(count: int, prompt_tokens: int, new_tokens: int, stride: int) -> str:

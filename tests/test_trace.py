@@ -1,0 +1,52 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""What decoding tells of the tail."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_tokmat.maturation_tokmat import tail_maturities
+
+NOISY = {"embryo_norm": 1.0, "alpha_max": 0.7, "eos_token_id": None}
+
+
+@pytest.fixture
+def prompt():
+    return torch.randint(2, 97, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+def unit(vector):
+    return F.normalize(vector, dim=-1)
+
+
+def test_the_trace_shows_the_tail(make_model, prompt):
+    model = make_model(double=True)
+    run = {"max_new_tokens": 8, "tail_length": 4, "return_dict_in_generate": True, "output_logits": True, **NOISY}
+    output = model.generate(prompt, output_maturation="vectors", **run)
+    assert len(output.maturation) == 8
+    a = tail_maturities(4, schedule="linear", alpha_max=0.7)
+    table, radius = model.token_embeddings().detach(), model.embedding_radius
+    previous = None
+    for index, step in enumerate(output.maturation):
+        slots = min(4, 8 - index)
+        assert step.token_ids.shape == (3, slots) and step.top_ids.shape == step.top_cosines.shape == (3, slots, 5)
+        assert step.position.tolist() == [index] * 3 and step.committed.tolist() == [1] * 3
+        torch.testing.assert_close(step.maturity, a[:slots].float())
+        vectors = step.vectors
+        cosines = F.linear(unit(vectors), unit(table))
+        assert torch.equal(step.token_ids, cosines.argmax(-1)) and torch.equal(step.token_ids, step.top_ids[..., 0])
+        assert torch.equal(step.token_ids[:, 0], output.sequences[:, 9 + index])
+        torch.testing.assert_close(step.norm, (vectors.norm(dim=-1) / radius).float())
+        nearest = (vectors - table[step.token_ids]).norm(dim=-1) / radius
+        torch.testing.assert_close(step.distance, nearest.float())
+        for name, scale in (("entropy", 1.0), ("entropy_scaled", 20.0)):
+            expected = torch.distributions.Categorical(logits=scale * cosines).entropy()
+            torch.testing.assert_close(step[name], expected.float(), atol=1e-4, rtol=1e-4)
+        if previous is not None:  # slot j was slot j + 1
+            kept = min(slots, previous.shape[1] - 1)
+            moved = (vectors[:, :kept] - previous[:, 1 : kept + 1]).norm(dim=-1) / radius
+            torch.testing.assert_close(step.displacement[:, :kept], moved.float())
+        previous = vectors
+    light = model.generate(prompt, output_maturation=True, **run)
+    assert light.maturation[0].vectors is None and torch.equal(light.sequences, output.sequences)
+    assert model.generate(prompt, **run).maturation is None

@@ -1,0 +1,142 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""Lossless multi-token steps: the reference's text, whatever is drafted."""
+
+import pytest
+import torch
+from conftest import BACKBONES
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from modeling_tokmat import generation_tokmat
+from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget
+from modeling_tokmat.maturation_tokmat import tail_maturities
+from modeling_tokmat.verified_tokmat import VerifiedTail
+
+
+@pytest.fixture
+def prompt():
+    return torch.randint(2, 97, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("tail_length", [1, 2, 8])
+def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, monkeypatch):
+    """Token-identical over many prompts: padded batches, all caches, EOS inside runs, processors."""
+    for cost in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+        monkeypatch.setattr(DraftBudget, cost, 1e-6)  # drafts go on although they fail
+    model = make_model(backbone, double=True)
+    generator = torch.Generator().manual_seed(4)
+    forwards = committed = 0
+    for batch in range(9):
+        prompt = torch.randint(2, 97, (8, 9), generator=generator)
+        mask = torch.ones_like(prompt)
+        for row in range(8):
+            mask[row, : int(torch.randint(0, 8, (), generator=generator))] = 0
+        prompt = prompt.masked_fill(mask == 0, 1)
+        inputs = {"input_ids": prompt, "attention_mask": mask, "max_new_tokens": 24, "pad_token_id": 1}
+        inputs |= [{}, {"use_cache": False}, {"cache_implementation": "static"}][batch % 3]
+        inputs["eos_token_id"] = [None, 5, [7, 11, 30, 42]][batch % 3]
+        if batch > 5:
+            inputs |= {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "min_new_tokens": 4}
+        expected = model.generate(**inputs, tail_length=1, alpha_max=1.0)
+        output = model.generate(**inputs, tail_length=tail_length, commit="verified", return_dict_in_generate=True)
+        assert torch.equal(output.sequences, expected), batch
+        forwards, committed = forwards + output.num_forwards, committed + output.sequences.shape[1] - 9
+    assert forwards <= committed
+
+
+def test_verified_commits_several_tokens_where_the_tail_is_right(make_model):
+    """A model that was taught to say one thing only, whatever comes before."""
+    model = make_model(fresh=True, negatives="all", regression_weight=0.1, embedding_radius=5.6).train()
+    text = torch.full((1, 60), 9)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(text.expand(8, -1), labels=text.expand(8, -1)).loss.backward()
+        optimizer.step()
+    model.double().eval()
+    run = {"max_new_tokens": 52, "eos_token_id": None, "return_dict_in_generate": True}
+    for rows in (1, 3):
+        prompt = text[:, :8].expand(rows, -1).clone()
+        prompt[1:, 0] = 7  # rows that need not agree
+        expected = model.generate(prompt, tail_length=1, alpha_max=1.0, **run)
+        output = model.generate(prompt, tail_length=8, commit="verified", **run)
+        assert torch.equal(output.sequences, expected.sequences)
+        assert output.tokens_per_forward > 1.4  # it begins with single drafts, and rests
+
+
+def count_fed(model):
+    fed = []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    return fed
+
+
+class Unforeseen(LogitsProcessor):
+    """Tokens that no tail can know."""
+
+    def __call__(self, input_ids, scores):
+        token = torch.full_like(input_ids[:, :1], input_ids.shape[1] * 29 % 97)
+        return scores.scatter(1, token, 1e9)
+
+
+def test_verified_drafts_shrink_to_nothing_when_they_fail(make_model, prompt):
+    model = make_model()
+    fed = count_fed(model)
+    run = {"max_new_tokens": 55, "tail_length": 8, "commit": "verified", "eos_token_id": None}
+    model.generate(prompt[:1], logits_processor=LogitsProcessorList([Unforeseen()]), **run)
+    assert fed[0] > 9  # the prompt, and slots that find the first draft
+    resting = "".join("1" if positions == 1 else "." for positions in fed).split(".")
+    assert max(map(len, resting)) >= DraftBudget.FIRST_REST
+    assert sum(fed[1:]) < 2.5 * len(fed)
+
+
+@pytest.mark.parametrize(("cost", "most"), [(0.0, 25), (1.0, 1)])
+def test_verified_spends_positions_only_where_they_are_cheap(make_model, prompt, monkeypatch, cost, most):
+    for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+        monkeypatch.setattr(DraftBudget, name, cost)
+    monkeypatch.setattr(Chances, "FIRST_SEEN", 10**6)
+    monkeypatch.setattr(Chances, "MEMORY", 10**6)  # drafts go on although they fail
+    model = make_model()
+    fed = count_fed(model)
+    model.generate(prompt[:1], max_new_tokens=14, tail_length=8, commit="verified", eos_token_id=None)
+    assert max(fed[1:]) == most  # 1 committed vector, 4 drafts and 5 branches of 4 slots
+
+
+def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeypatch):
+    """What one pass finds behind each number of drafts equals passes over one branch alone."""
+    model = make_model(double=True)
+    generator = torch.Generator().manual_seed(1)
+    drafts = torch.randint(2, 97, (3, 2), generator=generator)
+    tail = torch.randn(3, 5, 32, generator=generator).double()
+    seen = {}
+
+    class Watched(VerifiedTail):
+        def feed(self, committed):
+            if self.steps == 1:
+                self.drafts, self.vectors[:, :5] = drafts, tail
+                self.budget.tail.chances, self.budget.tail.seen = [1.0, 1.0, 0.0, 0.0], [100] * 4
+                self.budget.position_cost, self.budget.rest = 0.0, 0
+                seen["ids"] = committed.ids[:, : committed.length(0)].clone()
+            return super().feed(committed)
+
+        def update(self, predicted):
+            if self.steps == 1:
+                seen["predicted"] = predicted
+            super().update(predicted)
+
+    monkeypatch.setitem(generation_tokmat.TAILS, "verified", Watched)
+    model.generate(prompt, max_new_tokens=20, tail_length=4, commit="verified", eos_token_id=None)
+    settings = {name: getattr(model.generation_config, name) for name in ("schedule", "alpha_max")}
+    told = tail_maturities(4, **settings)[1:]
+    for count in range(3):
+        committed = model.embed_tokens(torch.cat([seen["ids"], drafts[:, :count]], dim=1))
+        vectors = torch.cat([committed, tail[:, count : count + 2]], dim=1)
+        maturity = torch.ones(1, vectors.shape[1])
+        maturity[0, -2:] = told[:2]
+        lengths = torch.ones(1, vectors.shape[1], dtype=torch.long)
+        lengths[0, -2:] = 4
+        alone = model(inputs_embeds=vectors, maturity=maturity, tail_length=lengths).predicted_embeds
+        place = 3 + 2 * count
+        torch.testing.assert_close(seen["predicted"][:, place : place + 2], alone[:, -2:])
+        torch.testing.assert_close(seen["predicted"][:, count], alone[:, -3])
