@@ -44,6 +44,7 @@ class TokMatTrainer(Trainer):
         ValueError: for weights that are not finite, before any step.
     """
 
+    args: TokMatTrainingArguments
     loss_is_scaled_for_ga = True
 
     def __init__(self, model=None, args: TokMatTrainingArguments | None = None, **kwargs):
@@ -52,7 +53,7 @@ class TokMatTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # `compute_loss` below normalises by num_items_in_batch
         self._sums = defaultdict(float)
         self._eval_sums = defaultdict(float)
-        if getattr(args, "sample_prompts", None):
+        if args.sample_prompts:
             self.add_callback(SampleCallback(self.processing_class, args.sample_prompts, args.sample_max_new_tokens))
 
     @property
@@ -235,8 +236,8 @@ class TokMatTrainer(Trainer):
             places = row.get("position_ids", range(len(row["input_ids"])))[:TAIL_PROMPT_TOKENS]
             if list(places) == list(range(TAIL_PROMPT_TOKENS)) and len(prompts) < TAIL_PROMPTS:
                 prompts.append(torch.as_tensor(row["input_ids"][:TAIL_PROMPT_TOKENS]))
-        limit = self.tokmat.config.max_position_embeddings or math.inf
-        new_tokens = min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
+        limit = self.tokmat.config.max_position_embeddings
+        new_tokens = TAIL_NEW_TOKENS if limit is None else min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
         if not prompts or new_tokens < 1:
             return {}
         ids = torch.stack(prompts).to(self.tokmat.device)

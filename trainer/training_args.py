@@ -19,6 +19,8 @@ class TokMatTrainingArguments(TrainingArguments):
     travels with the checkpoint.
     """
 
+    _argument_group_name = "training (all of transformers' TrainingArguments)"
+
     slot_metrics: int = field(
         default=4, metadata={"help": "Report slot_acc_1 .. slot_acc_k: accuracy of z^_k on simulated tails. 0 = none."}
     )

@@ -83,7 +83,7 @@ class TrainingPlan:
 
     def training_arguments(self) -> TokMatTrainingArguments:
         """Of this machine: bf16 where it pays; and evaluation where text is held out."""
-        values = TRAINING_DEFAULTS | self.training
+        values: dict[str, Any] = TRAINING_DEFAULTS | self.training
         values["use_cpu"] = (
             values.get("use_cpu") or torch.accelerator.current_accelerator() is None
         )  # or bf16 is refused
@@ -118,8 +118,8 @@ def load_tokenizer(source: str | None, train_documents, arguments: DataArguments
     return tokenizer
 
 
-def load_source(source: list[str], arguments: DataArguments, **kwargs):
-    source = source[0] if len(source) == 1 else source
+def load_source(sources: list[str], arguments: DataArguments, **kwargs):
+    source = sources[0] if len(sources) == 1 else sources
     return corpus.load_documents(source, text_column=arguments.text_column, streaming=arguments.streaming, **kwargs)
 
 
@@ -189,7 +189,7 @@ def fit(plan: TrainingPlan) -> int:
     recipe = SOURCE_TAIL if plan.fields.get("train") == "tail" else LOOK_AHEAD if start.look_ahead else {}
     fields = recipe | plan.fields
     check_plan(plan, fields)
-    folder, baseline = Path(args.output_dir), start.objective == "ar"
+    folder, baseline = Path(str(args.output_dir)), start.objective == "ar"
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or start.model
@@ -240,7 +240,7 @@ def fit(plan: TrainingPlan) -> int:
     if baseline:
         model.config.use_cache = True
     save_whole(trainer.save_model, folder)
-    if args.should_save and fields.get("train") == "tail":
+    if args.should_save and isinstance(trainer, TokMatTrainer) and fields.get("train") == "tail":
         save_tail_adapter(trainer.tokmat, folder, start.model)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}
     if baseline and metrics:  # its loss is the cross-entropy, which TokMat's is not

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -69,7 +70,7 @@ BUDGETS = {"small": SMALL, "full": FULL}
 # repetition; parallel tails for look-ahead (docs/LOOKAHEAD.md).
 CONTEXT_NEGATIVES = 3.0
 TAIL_LENGTH = 8
-RECIPE = {"context_negatives": CONTEXT_NEGATIVES, "film_scope": "tail"}
+RECIPE: dict[str, Any] = {"context_negatives": CONTEXT_NEGATIVES, "film_scope": "tail"}
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Finding:
     finding: str
     verdict: str
     rows: list[dict]
-    figure: object
+    figure: Any  # matplotlib's, which is not imported here
     text: str = field(default="")  # samples and tables for finding.md
 
 
@@ -181,12 +182,12 @@ class Lab:
 
     def baseline(self) -> Path:
         budget = self.budget
-        new = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
+        new: dict[str, Any] = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
         return self.fit("ar", budget.baseline_steps, 2e-3, **new)
 
     def judge_path(self) -> Path:
         """An autoregressive model trained apart, from another seed: other weights, other order of the same text."""
-        new = {"objective": "ar", "backbone": self.budget.backbone, "tokenizer": str(self.baseline())}
+        new: dict[str, Any] = {"objective": "ar", "backbone": self.budget.backbone, "tokenizer": str(self.baseline())}
         return self.fit("judge", self.budget.judge_steps, 2e-3, **new, seed=100)
 
     def start(self) -> Path:
@@ -249,7 +250,7 @@ class Lab:
         for name, values in per_prompt(runs, prompts, self.judge).items():
             ends = interval(values)
             if name == "judge_nll":
-                name, ends = "judge_perplexity", tuple(map(math.exp, ends))
+                name, ends = "judge_perplexity", (math.exp(ends[0]), math.exp(ends[1]), math.exp(ends[2]))
             found |= with_ends(name, ends)
         return found
 
