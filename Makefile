@@ -11,7 +11,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 # a training step runs several times faster once the allocator keeps its pages.
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo smollm2 test test-slow lint bench clean
+.PHONY: help demo smollm2 test test-slow lint bench figures clean
 
 help:
 	@echo "make demo       train a small model from scratch on the CPU and watch it generate (demo-model/)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       the default test suite; make test-slow: the long checks"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make bench      decode and train speed; the last line of each is JSON"
+	@echo "make figures    write the tables of README.md and docs/ from the committed result files"
 	@echo "make clean      remove build artefacts, caches and demo-model/ (the environment stays)"
 
 demo: $(STAMP)
@@ -47,6 +48,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python benchmarks/decode.py
 	$(TRAIN_ENV) $(BIN)/python benchmarks/train.py
+
+# Needs nothing but Python itself.
+figures:
+	$(PYTHON) benchmarks/figures.py
 
 clean:
 	rm -rf build dist *.egg-info demo-model .pytest_cache .ruff_cache .mypy_cache .hypothesis
