@@ -7,11 +7,19 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from modeling_tokmat import TokMatConfig
+
+SAVING = ".saving-checkpoint"  # where a checkpoint is written before it is moved into its place
+REPLACED = ".saving-replaced"  # where what it replaces lies until then
+# What a finished run leaves beside its checkpoints and its tokenizer.
+OUTPUTS = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json")
 
 
 def is_finished(folder: Path) -> bool:
@@ -26,17 +34,43 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def missing_from(checkpoint: Path) -> list[str]:
-    """What a checkpoint lacks: nothing if it is complete."""
-    missing = [] if any(checkpoint.glob("*.safetensors")) else ["model weights"]
-    missing += [name for name in ("optimizer.pt", "scheduler.pt") if not (checkpoint / name).is_file()]
-    try:  # written last
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        missing.append("trainer_state.json")
-    return missing
+    """What a checkpoint lacks, or holds damaged: nothing if it is whole."""
+    weights = list(checkpoint.glob("*.safetensors"))
+    found = [] if weights else ["model weights"]
+    found += [f"a readable {path.name}" for path in weights if not _readable(path)]
+    for name in ("optimizer.pt", "scheduler.pt"):
+        found += [] if (checkpoint / name).is_file() else [name]
+    archives = [path for pattern in ("*.pt", "*.pth") for path in sorted(checkpoint.glob(pattern))]
+    found += [f"a readable {path.name}" for path in archives if not _readable(path)]
+    state = checkpoint / "trainer_state.json"  # written last
+    found += ["trainer_state.json"] if not _readable(state) else []
+    others = [path for path in sorted(checkpoint.glob("*.json")) if path != state]
+    return found + [f"a readable {path.name}" for path in others if not _readable(path)]
+
+
+def _readable(path: Path) -> bool:
+    """Whether a file can be read to its end, by what its suffix says it is."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # compares the header with the size
+                pass
+        else:
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that lacks nothing."""
+    return next((path for path in checkpoints(folder) if not missing_from(path)), None)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
+    """As `whole_checkpoint`, with a line about each that is passed over."""
     for path in checkpoints(folder):
         missing = missing_from(path)
         if not missing:
@@ -55,7 +89,7 @@ def find_checkpoint(folder: Path, resume: str | None, overwrite: bool) -> Path |
     if resume is not None and resume.lower() not in ("last", "true"):
         missing = missing_from(Path(resume))
         if missing:
-            problem = f"has no {' and no '.join(missing)}" if Path(resume).is_dir() else "does not exist"
+            problem = f"is incomplete, without {' and '.join(missing)}" if Path(resume).is_dir() else "does not exist"
             raise FileNotFoundError(f"--resume-from-checkpoint {resume}: the folder {problem}")
         return Path(resume)
     if folder.exists() and not folder.is_dir():
@@ -74,19 +108,35 @@ def find_checkpoint(folder: Path, resume: str | None, overwrite: bool) -> Path |
     return None
 
 
-def remove_outputs(folder: Path) -> None:
-    for path in checkpoints(folder):
-        shutil.rmtree(path)
-    for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def put_aside(folder: Path) -> None:
+    """Take the model, its checkpoints and what describes them out of sight; `remove_leftovers` removes them."""
+    aside = folder / REPLACED
+    aside.mkdir(exist_ok=True)
+    for path in [*(path for pattern in OUTPUTS for path in folder.glob(pattern)), *checkpoints(folder)]:
+        os.replace(path, aside / path.name)
 
 
-def save_whole(save, folder: Path) -> None:
-    """`save(temporary_folder)`, then move the files: a reader never sees half of one, and config.json comes last."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove what was put aside, and what a killed process was saving."""
+    for path in folder.glob(".saving-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Move a whole folder into its place; one that is there is put aside."""
+    if target.exists():
+        os.replace(target, source.with_name(f"{source.name}.old"))
+    os.replace(source, target)
+
+
+def save_whole(save, folder: Path, make_room=None) -> None:
+    """`save(temporary_folder)`, then `make_room()`, then move the files: a reader never sees half of one, and
+    config.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         save(temporary)
+        if make_room is not None:
+            make_room()
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, folder / path.name)
 
@@ -105,7 +155,7 @@ def load_pretrained(load, name: str, **kwargs):
     local = Path(name).expanduser()
     if local.is_dir():
         if load != AutoTokenizer.from_pretrained and not is_finished(local):
-            saved = next((path for path in checkpoints(local) if not missing_from(path)), None)
+            saved = whole_checkpoint(local)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
         return load(str(local), **kwargs)

@@ -2,6 +2,7 @@
 """A training run: from a plan to data, tokenizer, model, training and the folder that it leaves."""
 
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -14,7 +15,7 @@ import torch
 from datasets import Dataset, Value, interleave_datasets
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, Trainer, set_seed
+from transformers import AutoTokenizer, set_seed
 
 from modeling_tokmat import TokMatConfig
 from modeling_tokmat.configuration_tokmat import tokmat_fields
@@ -22,8 +23,16 @@ from modeling_tokmat.configuration_tokmat import tokmat_fields
 from . import data as corpus
 from .arguments import DataArguments, ModelArguments
 from .callbacks import CheckpointOnInterrupt
-from .checkpoints import find_checkpoint, load_pretrained, remove_outputs, save_whole, tokmat_config
+from .checkpoints import (
+    find_checkpoint,
+    load_pretrained,
+    put_aside,
+    remove_leftovers,
+    save_whole,
+    tokmat_config,
+)
 from .collator import TokMatDataCollator
+from .guarded_trainer import GuardedTrainer
 from .models import make_baseline, make_model, read_backbone
 from .own_text import answer_rows, is_own_text, load_own_text
 from .recipes import LOOK_AHEAD, SCRATCH, SOURCE_TAIL, TRAINING_DEFAULTS
@@ -212,7 +221,7 @@ def fit(plan: TrainingPlan) -> int:
         raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")
 
     interrupt = CheckpointOnInterrupt()
-    trainer = (Trainer if baseline else TokMatTrainer)(
+    trainer = (GuardedTrainer if baseline else TokMatTrainer)(
         model,
         args,
         train_dataset=rows,
@@ -222,9 +231,11 @@ def fit(plan: TrainingPlan) -> int:
         callbacks=[interrupt],
     )
     if args.should_save:
+        remove_leftovers(folder)
         if checkpoint is None and start.overwrite:
-            remove_outputs(folder)
-        save_whole(tokenizer.save_pretrained, folder)
+            trainer.make_room = functools.partial(replace_outputs, folder, tokenizer)
+        else:
+            save_whole(tokenizer.save_pretrained, folder)
     size = "streamed rows" if data.streaming else f"{len(rows):,} rows"
     print(
         f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary, {size} of at most "
@@ -239,7 +250,9 @@ def fit(plan: TrainingPlan) -> int:
 
     if baseline:
         model.config.use_cache = True
-    save_whole(trainer.save_model, folder)
+    save_whole(trainer.save_model, folder, trainer.replace)
+    if args.should_save:
+        remove_leftovers(folder)
     if args.should_save and isinstance(trainer, TokMatTrainer) and fields.get("train") == "tail":
         save_tail_adapter(trainer.tokmat, folder, start.model)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}
@@ -248,6 +261,11 @@ def fit(plan: TrainingPlan) -> int:
     if args.should_save:
         report(trainer, metrics, folder)
     return 0
+
+
+def replace_outputs(folder: Path, tokenizer) -> None:
+    put_aside(folder)
+    save_whole(tokenizer.save_pretrained, folder)
 
 
 def check_plan(plan: TrainingPlan, fields: dict) -> None:
