@@ -5,11 +5,11 @@
     python benchmarks/spec_bench.py --source SOURCE --model ATTACHED --data stories.txt wiki.txt --dtype fp32
 
 Prompts are first turns of Spec-Bench (Xia et al. 2024, arXiv 2401.07851) through the source's chat template, and
-beginnings of texts; batch 1, greedy. All decoders take turns on every prompt, and whether each wrote what `greedy` wrote
-is checked token for token. `tokens/forward` is new tokens over forward passes, the one over the prompt included,
-`accepted` the leaderboard's mean accepted tokens (new tokens over passes behind it), `speed` the median over prompts of
-greedy's seconds over the decoder's. Answers that loop (Rep-3 over 0.3) are reported apart, since there a lookup wins for
-the wrong reason. The last line on stdout is one JSON object.
+beginnings of texts; batch 1, greedy. All decoders take turns on every prompt, and whether each wrote what `greedy`
+wrote is checked token for token. `tokens/forward` is new tokens over forward passes, the one over the prompt included;
+`accepted` the leaderboard's mean accepted tokens (new tokens over passes behind it); `speed` the median over prompts
+of greedy's seconds over the decoder's. Answers that loop (Rep-3 over 0.3) are reported apart, since there a lookup
+wins for the wrong reason. The last line on stdout is one JSON object.
 """
 
 import argparse

@@ -102,7 +102,8 @@ class Spoilt(TokMatTrainer):
 
 
 @pytest.mark.parametrize(
-    "spoil, late, expected", [("loss", False, "step 3 "), ("loss", True, "step 3 "), ("weights", False, "are not saved")]
+    "spoil, late, expected",
+    [("loss", False, "step 3 "), ("loss", True, "step 3 "), ("weights", False, "are not saved")],
 )
 def test_the_step_and_the_last_good_checkpoint_are_named(spoil, late, expected, make_model, monkeypatch):
     values = {"save_steps": 2 if spoil == "loss" else 1, "logging_steps": 4, "max_grad_norm": 0.0}
