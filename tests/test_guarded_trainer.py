@@ -37,7 +37,7 @@ def train(story_file):
     return run
 
 
-# -- what is replaced --------------------------------------------------------------------------------------------------
+# -- what is replaced -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_replaced_run_goes_with_the_first_whole_checkpoint(out, train, monkeyp
     assert not any("checkpoint-4" in str(path) for path in files(out)) and old
 
 
-# -- losses that are not finite ----------------------------------------------------------------------------------------
+# -- losses that are not finite ---------------------------------------------------------------------------------------
 
 
 def test_a_diverged_run_stops_and_saves_nothing(train):
@@ -126,7 +126,7 @@ def test_the_step_and_the_last_good_checkpoint_are_named(spoil, late, expected, 
     assert [path.name for path in checkpoints(Path("out"))][:1] == ["checkpoint-2"]
 
 
-# -- damaged checkpoints -----------------------------------------------------------------------------------------------
+# -- damaged checkpoints ----------------------------------------------------------------------------------------------
 
 DAMAGED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "config.json")
 

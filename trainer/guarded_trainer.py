@@ -89,8 +89,8 @@ class GuardedTrainer(Trainer):
         if self._anywhere(~finite.all()):
             names = [name for name, good in zip(weights, finite.tolist()) if not good]
             raise ValueError(
-                f"after step {self.state.global_step} there are NaN or infinite values in {names[:3]}: such weights are "
-                f"not saved; {self._last_good()}"
+                f"after step {self.state.global_step} there are NaN or infinite values in {names[:3]}: such weights "
+                f"are not saved; {self._last_good()}"
             )
         super().save_model(output_dir, _internal_call)
 
