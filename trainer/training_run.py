@@ -195,8 +195,7 @@ def fit(plan: TrainingPlan) -> int:
         ValueError, OSError: wrong arguments or data, with a message for the user.
     """
     args, data, start = plan.training_arguments(), plan.data, plan.model
-    recipe = SOURCE_TAIL if plan.fields.get("train") == "tail" else LOOK_AHEAD if start.look_ahead else {}
-    fields = recipe | plan.fields
+    fields = recipe_of(plan) | plan.fields
     check_plan(plan, fields)
     folder, baseline = Path(str(args.output_dir)), start.objective == "ar"
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
@@ -266,6 +265,21 @@ def fit(plan: TrainingPlan) -> int:
 def replace_outputs(folder: Path, tokenizer) -> None:
     put_aside(folder)
     save_whole(tokenizer.save_pretrained, folder)
+
+
+def recipe_of(plan: TrainingPlan) -> dict[str, Any]:
+    """What `--look-ahead` and `--train tail` stand for; a model that has a tail of its own keeps what it says of it.
+
+    Raises:
+        ValueError: adapters of another rank than the model's.
+    """
+    if plan.fields.get("train") != "tail":
+        return LOOK_AHEAD if plan.model.look_ahead else {}
+    rank = tokmat_config(plan.model.model).tail_adapter_rank if plan.model.model else 0
+    given = plan.fields.get("tail_adapter_rank", rank)
+    if rank and given != rank:
+        raise ValueError(f"`tail_adapter_rank` is {given}, but {plan.model.model} has adapters of rank {rank}")
+    return {} if rank else SOURCE_TAIL
 
 
 def check_plan(plan: TrainingPlan, fields: dict) -> None:
