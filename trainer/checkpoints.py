@@ -10,10 +10,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from modeling_tokmat import TokMatConfig
+from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 
 SAVING = ".saving-checkpoint"  # where a checkpoint is written before it is moved into its place
 REPLACED = ".saving-replaced"  # where what it replaces lies until then
@@ -144,30 +146,90 @@ def save_whole(save, folder: Path, make_room=None) -> None:
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_pretrained(load, name: str, **kwargs):
-    """`load(name)`, with an error that says in one sentence what is wrong with the name.
+def load_pretrained(load, name: str, has_config: bool = True, **kwargs):
+    """`load(name)`, with an error that says in one sentence what is wrong with the name, or with what it names.
 
     A name below a folder that exists is taken for a path; others of the form "name" or "owner/name" are the Hub's.
 
+    Args:
+        has_config: whether a folder has to hold a config.json.
+
     Raises:
-        OSError: there is no such folder or Hub repository.
+        OSError: there is no such folder or Hub repository. ValueError: its files are damaged.
     """
     local = Path(name).expanduser()
     if local.is_dir():
-        if load != AutoTokenizer.from_pretrained and not is_finished(local):
+        if has_config and not is_finished(local):
             saved = whole_checkpoint(local)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
-        return load(str(local), **kwargs)
+        damaged = next((path for path in sorted(local.glob("*.json")) if not _readable(path)), None)
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged: it is not JSON")
+        return _load(load, name, str(local), kwargs)
     a_path = local.exists() or ("/" in name and local.parent.is_dir())
     if a_path or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise FileNotFoundError(f"there is no folder {name}")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries the result is enough
     try:
-        return load(name, **kwargs)
+        return _load(load, name, name, kwargs)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"{name} is neither a folder nor a Hub repository that can be reached ({reason})") from error
+
+
+def _load(load, name: str, place: str, kwargs: dict):
+    try:
+        return load(place, **kwargs)
+    except (OSError, ValueError, ImportError, StrictDataclassError):
+        raise
+    except Exception as error:  # of damaged files: safetensors', tokenizers' (a bare Exception) and others
+        raise ValueError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def load_config(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrainedConfig:
+    """The configuration of a saved model, read as data before anything is run.
+
+    A TokMat model's is of the installed package, whatever code its folder holds.
+
+    Args:
+        trust_remote_code: run the code that another model brings. kwargs: fields to override.
+
+    Raises:
+        OSError: there is no such model. ValueError: it needs code of its own, which is not trusted.
+    """
+    values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
+    kind = values.get("model_type")
+    if kind == TokMatConfig.model_type:
+        return load_pretrained(TokMatConfig.from_pretrained, name, **kwargs)
+    if values.get("auto_map") and kind not in CONFIG_MAPPING and not trust_remote_code:
+        raise ValueError(
+            f"{name}, of the model type {kind}, needs code of its own, which is not run unasked: read it, and pass "
+            "--trust-remote-code if you trust it"
+        )
+    return load_pretrained(AutoConfig.from_pretrained, name, trust_remote_code=trust_remote_code, **kwargs)
+
+
+def load_model(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrainedModel:
+    """A saved causal language model, TokMat or autoregressive; arguments and errors as for `load_config`.
+
+    Raises:
+        ValueError: tensors are missing from its file.
+    """
+    if isinstance(load_config(name, trust_remote_code), TokMatConfig):
+        return load_pretrained(TokMatForContinuousLM.from_pretrained, name, **kwargs)
+    options = {"trust_remote_code": trust_remote_code, "output_loading_info": True}
+    model, info = load_pretrained(AutoModelForCausalLM.from_pretrained, name, **options, **kwargs)
+    if info["missing_keys"]:
+        raise ValueError(f"{name} is incomplete: its files have no {', '.join(sorted(info['missing_keys'])[:3])}")
+    return model
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False):
+    """A saved tokenizer; arguments and errors as for `load_config`."""
+    if is_finished(Path(name).expanduser()):  # transformers reads the model's configuration too
+        load_config(name, trust_remote_code)
+    return load_pretrained(AutoTokenizer.from_pretrained, name, False, trust_remote_code=trust_remote_code)
 
 
 def tokmat_config(name: str, **kwargs) -> TokMatConfig:
@@ -180,7 +242,7 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
         "/" not in name and not Path(name).expanduser().is_dir()
     ):  # the Hub has models without an owner, but none of ours
         raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
-    config = load_pretrained(AutoConfig.from_pretrained, name, trust_remote_code=True, **kwargs)
-    if config.model_type != TokMatConfig.model_type:
-        raise ValueError(f"{name} is a {config.model_type} model, not a TokMat model")
-    return config
+    kind = load_pretrained(PreTrainedConfig.get_config_dict, name)[0].get("model_type")
+    if kind != TokMatConfig.model_type:
+        raise ValueError(f"{name} is a {kind} model, not a TokMat model")
+    return load_config(name, **kwargs)

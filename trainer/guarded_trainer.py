@@ -63,7 +63,7 @@ class GuardedTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(beside, ignore_errors=True)
             problem = f"the checkpoint of step {self.state.global_step} cannot be written to {folder}"
-            raise OSError(f"{problem} ({error}); {self._last_good()}") from error
+            raise OSError(f"{problem}: is the disk full? ({error}); {self._last_good()}") from error
         finally:
             self._beside = None
         self.accelerator.wait_for_everyone()

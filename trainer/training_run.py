@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, Value, interleave_datasets
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
 from modeling_tokmat import TokMatConfig
 from modeling_tokmat.configuration_tokmat import tokmat_fields
@@ -25,7 +25,7 @@ from .arguments import DataArguments, ModelArguments
 from .callbacks import CheckpointOnInterrupt
 from .checkpoints import (
     find_checkpoint,
-    load_pretrained,
+    load_tokenizer,
     put_aside,
     remove_leftovers,
     save_whole,
@@ -115,9 +115,9 @@ def bf16_supported(use_cpu: bool = False) -> bool:
 # -- data and tokenizer -----------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(source: str | None, train_documents, arguments: DataArguments):
+def make_tokenizer(source: str | None, train_documents, arguments: DataArguments, trust_remote_code=False):
     if source is not None:
-        tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+        tokenizer = load_tokenizer(source, trust_remote_code)
     else:
         most = TOKENIZER_DOCUMENTS if arguments.streaming else None
         tokenizer = corpus.train_tokenizer(train_documents, arguments.vocab_size, max_documents=most)
@@ -157,12 +157,12 @@ def with_tail_rows(rows: Dataset, tail_rows: Dataset, arguments: DataArguments, 
     return interleave_datasets(marked, shares, seed=seed, stopping_strategy="all_exhausted")
 
 
-def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
+def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int, trust_remote_code: bool = False):
     """(tokenizer, training rows, held-out rows or None)."""
     if len(data.data) == 1 and is_own_text(data.data[0]):
-        return prepare_answers(data, tokenizer_source, seed)
+        return prepare_answers(data, tokenizer_source, seed, trust_remote_code)
     documents, held_out = load_splits(data, seed)
-    tokenizer = load_tokenizer(tokenizer_source, documents, data)
+    tokenizer = make_tokenizer(tokenizer_source, documents, data, trust_remote_code)
     rows, held_out_rows = make_rows(documents, tokenizer, data), make_rows(held_out, tokenizer, data)
     if data.tail_data:
         rows = with_tail_rows(rows, make_rows(load_source(data.tail_data, data), tokenizer, data), data, seed)
@@ -171,7 +171,7 @@ def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
     return tokenizer, rows, held_out_rows
 
 
-def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int):
+def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int, trust_remote_code: bool = False):
     """As `prepare_rows`, for a file of `tokmat own-text`, whose ids are those of the model that wrote it."""
     if tokenizer_source is None:
         raise ValueError("--data is a model's own text, which holds that model's token ids: give it by --model")
@@ -182,7 +182,7 @@ def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int
         parts = answers.train_test_split(data.validation_fraction, seed=seed)
         answers, held_out = parts["train"], parts["test"]
     rows = [None if part is None else answer_rows(part, data.block_size) for part in (answers, held_out)]
-    return load_tokenizer(tokenizer_source, None, data), *rows
+    return make_tokenizer(tokenizer_source, None, data, trust_remote_code), *rows
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -206,10 +206,10 @@ def fit(plan: TrainingPlan) -> int:
 
     with args.main_process_first(desc="preparing the data"):
         tokenizer_source = args.resume_from_checkpoint or data.tokenizer or source
-        tokenizer, rows, held_out_rows = prepare_rows(data, tokenizer_source, args.seed)
+        tokenizer, rows, held_out_rows = prepare_rows(data, tokenizer_source, args.seed, start.trust_remote_code)
     set_seed(args.seed)
     if baseline:
-        model = make_baseline(source, start.backbone, tokenizer)
+        model = make_baseline(source, start.backbone, tokenizer, start.trust_remote_code)
         model.config.use_cache = False  # with a cache transformers would not see where packed documents begin
     else:
         model = make_model(source, start.backbone, fields, tokenizer)
