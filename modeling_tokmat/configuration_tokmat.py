@@ -206,7 +206,7 @@ class TokMatConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, vocab_size: int = 97, model_type: str = "gpt2", **fields) -> "TokMatConfig":
         """A model of about 20,000 parameters, without dropout, for tests and trials. `fields` override any field."""
-        backbone = {
+        backbone: dict = {
             "vocab_size": vocab_size,
             "hidden_size": 32,
             "num_hidden_layers": 2,

@@ -3,6 +3,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationMixin
@@ -46,6 +47,12 @@ class TokMatGenerateOutput(GenerateDecoderOnlyOutput):
 
 
 class TokMatGenerationMixin(GenerationMixin):
+    # The model's own.
+    config: Any
+    device: Any
+    dtype: Any
+    embed_tokens: Any
+
     _supported_generation_modes = [GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE]
 
     def generate(self, inputs=None, generation_config=None, **kwargs):

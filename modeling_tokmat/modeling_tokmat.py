@@ -3,6 +3,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class TokMatOutput(ModelOutput):
     """
 
     loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -77,6 +78,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     `forward` with `labels` in training mode simulates maturation by itself, so that any Trainer trains the model.
     """
 
+    token_counts: torch.Tensor | None
     accepts_loss_kwargs = False  # the plain Trainer then takes the loss for a per-batch mean, which it is
 
     def __init__(self, config: TokMatConfig):
@@ -87,7 +89,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         require(
             "inputs_embeds" in accepted,
             "backbone_config",
-            config.backbone_config.model_type,
+            self.backbone.config.model_type,
             "a model that accepts `inputs_embeds`",
         )
         embeddings = self.get_input_embeddings()
@@ -128,7 +130,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """
         told, name = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
         require_settings(name, kwargs)
-        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if not initialise_missing:
             require_whole(model, name, set(info["missing_keys"]), kwargs)
         for weight in model.parameters():
@@ -166,7 +169,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         elif module is self and self.token_counts is not None:
             init.zeros_(self.token_counts)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
@@ -277,7 +280,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self._check_inputs(input_ids, inputs_embeds, labels)
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
-            vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            vectors = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)
             conditions = self.conditions(maturity, tail_length) if conditions is None else conditions
             cached = {"past_key_values": past_key_values, "use_cache": use_cache}
             predicted, outputs = self.predict(vectors, conditions, **cached, **inputs)
@@ -366,7 +369,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if self.config.film_scope == "tail":
             lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
-        return Conditions(shift, *self.tail_length_film(lengths), gate)
+        gamma, beta = self.tail_length_film(lengths)
+        return Conditions(shift, gamma, beta, gate)
 
     def _gate(self, maturity, tail_length, committed) -> tuple:
         """The gate of a pass, and what is told to the positions that it is open for."""
