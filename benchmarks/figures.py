@@ -291,6 +291,33 @@ def look_ahead_decode():
     return rows
 
 
+# -- pretrained models ------------------------------------------------------------------------------------------------
+
+
+def spec_bench(name: str) -> list[list[str]]:
+    """tokens per forward and speed over greedy of each decoder, by kind of prompt."""
+    groups = load(name)["groups"]
+    decoders = [decoder for decoder in groups["all"] if decoder not in ("greedy", "K = 1")]
+    rows = [["prompts", "number", *(f"{decoder}: tokens/forward, x greedy, same text" for decoder in decoders)]]
+    for kind, found in groups.items():
+        cells = []
+        for decoder in decoders:
+            row = found[decoder]
+            cells.append(f"{row['tokens_per_forward']:.2f}, {row['speed']:.2f}, {row['same_text']}/{row['prompts']}")
+        rows.append([kind, str(found["greedy"]["prompts"]), *cells])
+    return rows
+
+
+@table("spec-bench-fp32", "spec-bench-fp32")
+def spec_bench_fp32():
+    return spec_bench("spec-bench-fp32")
+
+
+@table("spec-bench-bf16", "spec-bench-bf16")
+def spec_bench_bf16():
+    return spec_bench("spec-bench-bf16")
+
+
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from .checks_tokmat import require
 from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
+from .loading_tokmat import require_settings, require_whole
 from .losses_tokmat import draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
@@ -114,16 +115,27 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.freeze()
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, initialise_missing: bool = False, **kwargs):
         """As in transformers. Weights on the CPU are laid out as in the model that was saved, so that its logits are
-        reproduced to the bit: matrix kernels round differently for addresses that are not multiples of 64."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        reproduced to the bit: matrix kernels round differently for addresses that are not multiples of 64.
+
+        Args:
+            initialise_missing: draw tensors that the file lacks as in a fresh model, instead of refusing it. Those of
+                a part that the given configuration has and the saved one has not are drawn in any case.
+
+        Raises:
+            ValueError: names the file and the tensors that it lacks, or a generation_config.json that is damaged.
+        """
+        told, name = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
+        require_settings(name, kwargs)
+        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        if not initialise_missing:
+            require_whole(model, name, set(info["missing_keys"]), kwargs)
         for weight in model.parameters():
             if weight.device.type == "cpu" and weight.data_ptr() % 64:
                 weight.data = weight.data.clone()
         model.freeze()
-        return loaded
+        return (model, info) if told else model
 
     def freeze(self) -> None:
         """Take the gradient from what the configuration says is not trained (`train`, `freeze_embeddings`)."""

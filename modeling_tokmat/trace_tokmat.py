@@ -115,16 +115,16 @@ class Stream:
     def __init__(self, streamer):
         self.streamer, self.told = streamer, 0
 
-    def put(self, committed, tail, running: torch.Tensor) -> None:
+    def put(self, committed, tail, running: list[bool]) -> None:
         """Tokens that all rows have by now, and the nearest tokens of the tail that remains (`put_draft`).
 
         Args:
-            committed: a [`Committed`]. tail: a [`Tail`] that moved up. running: rows that still run, (batch,), bool.
+            committed: a [`Committed`]. tail: a [`Tail`] that moved up. running: which rows still run.
         """
         if self.streamer is None:
             return
         counts = committed.counts
-        ready = min((count for count, runs in zip(counts, running.tolist()) if runs), default=max(counts))
+        ready = min((count for count, runs in zip(counts, running) if runs), default=max(counts))
         for place in range(self.told, ready):
             self.streamer.put(committed.ids[:, committed.prompt_length + place].cpu())
         self.told = max(ready, self.told)

@@ -143,9 +143,8 @@ class VerifiedTail(Tail):
             rows.append(chosen)
         widest = max(self.given)
         # Whatever fills a row up is checked as drafts are, and so can do no harm.
-        return torch.tensor([row + [0] * (widest - len(row)) for row in rows], device=self.device).view(
-            self.batch_size, widest
-        )
+        rows = [row + [0] * (widest - len(row)) for row in rows]
+        return torch.tensor(rows, dtype=torch.long, device=self.device).view(self.batch_size, widest)
 
     def foreseen(self, ahead, logits, last) -> torch.Tensor:
         """The nearest tokens of the branch that came true, (batch, slots); through the successor head, where there is

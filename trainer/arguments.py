@@ -144,6 +144,7 @@ class ModelArguments:
         + ", of which each can still be given",
         False,
     )
+    trust_remote_code: bool = argument("run the code that a model which is not TokMat's brings", False)
     overwrite: bool = argument("replace the model and the checkpoints that --output-dir already holds", False)
 
 
@@ -157,6 +158,9 @@ class EvaluateArguments:
     )
     judge: str | None = argument(
         "autoregressive model of the same tokenizer that gives the perplexity of the text, and MAUVE its features"
+    )
+    trust_remote_code: bool = argument(
+        "run the code that a baseline brings; a TokMat model uses the installed package, a judge must need none", False
     )
     prompts: int = argument("how many documents are continued", 200)
     prompt_tokens: int = argument("tokens of each document that are given", 16)

@@ -121,4 +121,4 @@ def _is_users(error: Exception) -> bool:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import StrictDataclassError
 
-    return isinstance(error, ValueError | OSError | DatasetsError | StrictDataclassError)
+    return isinstance(error, ValueError | OSError | ImportError | DatasetsError | StrictDataclassError)

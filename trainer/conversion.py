@@ -10,8 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,7 +19,7 @@ from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.checks_tokmat import require
 from modeling_tokmat.generation_tokmat import SAMPLING_FLAGS
 
-from .checkpoints import is_finished, load_pretrained, save_whole
+from .checkpoints import is_finished, load_model, load_tokenizer, save_whole
 from .gguf import load_gguf
 from .recipes import SCRATCH, SOURCE_TAIL
 
@@ -187,8 +185,8 @@ def convert_folder(
     if gguf is not None:
         model, tokenizer = load_gguf(gguf)
     else:
-        model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype="auto").eval()
-        tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+        model = load_model(source, dtype="auto").eval()
+        tokenizer = load_tokenizer(source)
     fields = SCRATCH if geometry == "sphere" else {}
     if tail_adapter_rank:
         fields = fields | SOURCE_TAIL | {"tail_adapter_rank": tail_adapter_rank}

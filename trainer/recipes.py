@@ -50,6 +50,7 @@ TRAINING_DEFAULTS = {
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 16,
     "logging_steps": 20,
+    "logging_nan_inf_filter": False,  # it reads every loss; training stops at such a loss anyway
     "save_steps": 200,
     "eval_steps": 200,
     "save_total_limit": 2,

@@ -14,14 +14,14 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from modeling_tokmat import TokMatForContinuousLM
 from modeling_tokmat.configuration_tokmat import tokmat_fields
 from modeling_tokmat.modeling_tokmat import ADDED_FOR_THE_TAIL
 from modeling_tokmat.settings_tokmat import SETTINGS
 
-from .checkpoints import is_finished, load_pretrained, save_whole
+from .checkpoints import is_finished, load_model, load_pretrained, load_tokenizer, save_whole
 from .conversion import Agreement, agreement, from_autoregressive, probe_rows
 
 WEIGHTS, CONFIG = "tail_adapter.safetensors", "tail_adapter_config.json"
@@ -156,8 +156,8 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
     if is_finished(folder):
         raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
     values, tensors = load_tail_adapter(adapter)
-    model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype="auto").eval()
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+    model = load_model(source, dtype="auto").eval()
+    tokenizer = load_tokenizer(source)
     tokmat = attach(model, values, tensors)
     found = agreement(model, tokmat, probe_rows(tokenizer, tokmat.config.max_position_embeddings))
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""TokMatTrainer: transformers' Trainer with reproducible maturation, exact normalisation and the method's metrics."""
+"""TokMatTrainer: the Trainer with reproducible maturation, exact normalisation and the method's metrics."""
 
 import itertools
 import math
@@ -8,7 +8,6 @@ from collections import defaultdict
 import torch
 import torch.nn.functional as F
 from torch.utils.data import IterableDataset
-from transformers import Trainer
 
 from modeling_tokmat.checks_tokmat import require
 from modeling_tokmat.losses_tokmat import document_index, info_nce
@@ -18,6 +17,7 @@ from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 from .callbacks import SampleCallback
 from .data import count_tokens
 from .evaluation.look_ahead import tail_accuracy
+from .guarded_trainer import GuardedTrainer
 from .training_args import TokMatTrainingArguments
 
 PER_ROW = ("position_ids", "attention_mask", "tail_only")  # what says which predictions count
@@ -26,9 +26,9 @@ LOSS_PARTS = ("regression_loss", "contrastive_loss", "successor_loss")
 PROJECTED_AT_ONCE = 256  # positions whose scores over the vocabulary are held at a time, for the metrics
 
 
-class TokMatTrainer(Trainer):
+class TokMatTrainer(GuardedTrainer):
     """
-    Trains a `TokMatForContinuousLM` (or a PEFT model around one). Beyond `transformers.Trainer`:
+    Trains a `TokMatForContinuousLM` (or a PEFT model around one). Beyond `GuardedTrainer`:
 
     - every simulated tail is a function of (seed, global step, index in the global batch), and one set of negatives a
       function of (seed, global step): neither data-loader workers nor the split into micro-batches change them
@@ -41,7 +41,7 @@ class TokMatTrainer(Trainer):
       commits (see `trainer.evaluation.look_ahead.tail_accuracy`; not of streams, nor of sharded models).
 
     Raises:
-        ValueError: for weights that are not finite, before any step.
+        ValueError: for weights that are not finite, before any step, and for a loss that is not.
     """
 
     args: TokMatTrainingArguments

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from ..arguments import OneLineParser, argument, given_settings, maturation_flags
-from ..checkpoints import load_pretrained, tokmat_config
+from ..checkpoints import load_model, load_tokenizer, tokmat_config
 from ..streamers import MaturationStreamer
 
 
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
             raise ValueError(f"`{name}` is {values[name]}, but it must be at least 1")
 
     config = tokmat_config(values["model"])
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, values["model"])
+    tokenizer = load_tokenizer(values["model"])
     rows = [tokenizer(prompt)["input_ids"] or [tokenizer.bos_token_id] for prompt in values["prompts"] or [""]]
     if [None] in rows:
         raise ValueError("an empty prompt needs a tokenizer with a bos token, which this one has not")
@@ -59,9 +59,7 @@ def run(arguments: list[str]) -> int:
         tokenizer.pad_token = tokenizer.eos_token
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # of loading the weights
-    model = load_pretrained(
-        AutoModelForCausalLM.from_pretrained, values["model"], trust_remote_code=True, dtype=options.dtype
-    ).eval()
+    model = load_model(values["model"], dtype=options.dtype).eval()
     model.to(torch.accelerator.current_accelerator() or "cpu")
     inputs = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(model.device)
 

@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from ..arguments import OneLineParser
-from ..checkpoints import load_pretrained
+from ..checkpoints import load_model, load_tokenizer
 from ..own_text import PROMPT_TOKENS, draw_batches, source_prompts, write_own_text
 from ..training_run import bf16_supported
 
@@ -58,6 +57,7 @@ class OwnTextArguments:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _argument(
         "of the weights; auto: bfloat16 where there are instructions for it, else float32", "auto"
     )
+    trust_remote_code: bool = _argument("run the code that a model which is not TokMat's brings", False)
     seed: int = _argument("of the order of the prompts", 0)
 
 
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
     values = parser.parse(arguments)
     options = OwnTextArguments(**{name: values[name] for name in OwnTextArguments.__dataclass_fields__})
     _check(options)
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, values["model"], trust_remote_code=True)
+    tokenizer = load_tokenizer(values["model"], options.trust_remote_code)
     reading = {"lengths": options.prompt_tokens, "add_bos": options.add_bos, "text_column": options.text_column}
     reading |= {"max_prompt_tokens": options.max_prompt_tokens, "name": options.data_name}
     reading |= {"split": options.data_split}
@@ -84,9 +84,7 @@ def run(arguments: list[str]) -> int:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # of loading the weights
     options.dtype = ("bfloat16" if bf16_supported() else "float32") if options.dtype == "auto" else options.dtype
-    model = load_pretrained(
-        AutoModelForCausalLM.from_pretrained, values["model"], trust_remote_code=True, dtype=options.dtype
-    ).eval()
+    model = load_model(values["model"], options.trust_remote_code, dtype=options.dtype).eval()
     model.to(torch.accelerator.current_accelerator() or "cpu")
     settings = {"model": values["model"], **vars(options)}
     del settings["output"]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from modeling_tokmat import TokMatForContinuousLM
 
-from ..checkpoints import is_finished
+from ..checkpoints import is_finished, load_model
 from ..conversion import convert_folder
 from ..data import END_OF_TEXT, load_documents, split_documents
 from ..evaluation.decoders import write
@@ -227,7 +227,7 @@ class Lab:
         return self.fit("ar-longer", steps, 6e-4, objective="ar", model=str(self.baseline()))
 
     def load(self, path: Path):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=True).eval()
+        model = load_model(str(path), dtype=torch.float32).eval()
         return model.to(self.device)
 
     def load_tokmat(self, path: Path) -> TokMatForContinuousLM:
