@@ -13,7 +13,7 @@ from conftest import BACKBONES
 
 from modeling_tokmat import TokMatForContinuousLM
 
-PARTS = "configuration maturation losses modeling generation decoding verified commitment trace".split()
+PARTS = "configuration maturation losses modeling generation decoding verified committed inputs trace".split()
 PRELUDE = """
 import importlib.util, sys
 class Barred:
