@@ -14,8 +14,8 @@ from conftest import BACKBONES
 from modeling_tokmat import TokMatForContinuousLM
 
 PARTS = (
-    "adapters checks committed conditioning configuration decoding draft_budget generation loading losses maturation "
-    "modeling noise settings tail tails trace training verified vocabulary"
+    "adapters checks committed conditioning configuration decoding draft_budget generation inputs loading losses "
+    "maturation modeling noise settings tail tails trace training verified vocabulary"
 ).split()
 PRELUDE = """
 import importlib.util, sys
