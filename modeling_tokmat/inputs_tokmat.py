@@ -1,6 +1,6 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""What `forward` may be given. Everything that looks at values does so on the CPU alone: on an accelerator it would wait
-for the device, and a compiled or exported graph could not hold it."""
+"""What `forward` may be given. Everything that looks at values does so on the CPU alone: on an accelerator it would
+wait for the device, and a compiled or exported graph could not hold it."""
 
 import torch
 from transformers.utils import logging
@@ -19,7 +19,7 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None,
     committed: bool,
 ) -> None:
-    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that are no committed ones.
+    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that no token has.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
@@ -55,9 +55,9 @@ def _check_norms(vectors: torch.Tensor, radius: float | None) -> None:
     if radius is None or norms.numel() == 0 or (norms / radius - 1).abs().mean().item() <= NORM_TOLERANCE:
         return
     logger.warning_once(
-        f"`inputs_embeds` have a mean norm of {norms.mean().item():.3g}, but committed vectors have norm R = {radius:.3g} "
-        'under geometry "sphere". A token is read as `model.embed_tokens(ids)`, its embedding row at norm R; '
+        f"`inputs_embeds` have a mean norm of {norms.mean().item():.3g}, but committed vectors have norm R = "
+        f'{radius:.3g} under geometry "sphere". A token is read as `model.embed_tokens(ids)`, its embedding row at norm R; '
         "`model.get_input_embeddings()(ids)`, which prompt tuning and other tools pass on, is read as something else "
-        'and gives other logits than `input_ids`. Pass `model.embed_tokens(ids)`, or convert with geometry "pretrained", '
-        "whose committed vectors are the rows themselves."
+        "and gives other logits than `input_ids`. Pass `model.embed_tokens(ids)`, or convert with geometry "
+        '"pretrained", whose committed vectors are the rows themselves.'
     )

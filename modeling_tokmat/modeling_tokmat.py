@@ -154,8 +154,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         return self
 
     def initialize_weights(self):
-        """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules without
-        weights of their own are passed over, and with them what they do to their parts (GPT-2's scaled c_proj)."""
+        """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules
+        without weights of their own are passed over, and so is what they do to their parts (GPT-2's scaled c_proj)."""
         self.backbone.initialize_weights()
         super().initialize_weights()
 
