@@ -68,6 +68,7 @@ class TokMatPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32
 
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):

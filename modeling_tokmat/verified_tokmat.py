@@ -28,7 +28,8 @@ class VerifiedTail(Tail):
         super().__init__(*args)
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
-        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing)
+        adapted = self.model.tail_adapters is not None
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted)
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
         self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts
