@@ -13,6 +13,7 @@ from .checks_tokmat import is_integer, require
 from .committed_tokmat import Committed
 from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
+from .inputs_tokmat import check_ids
 from .noise_tokmat import DecodingNoise
 from .settings_tokmat import SETTINGS, MaturationSettings
 from .tail_tokmat import StableTail, Tail
@@ -74,8 +75,7 @@ class TokMatGenerationMixin(GenerationMixin):
             require(kwargs.get(name) is None, name, "given", "left out: `generate` sets it itself")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         if torch.is_tensor(ids) and ids.numel() > 0 and not ids.is_floating_point():
-            low, high, size = ids.min().item(), ids.max().item(), self.config.vocab_size
-            require(0 <= low and high < size, "input_ids", f"ids from {low} to {high}", f"ids in [0, {size - 1}]")
+            check_ids(ids, "input_ids", self.config.vocab_size)
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def _prepare_generation_config(self, generation_config, **kwargs):

@@ -277,3 +277,13 @@ def test_frozen_conditioning_stays_none(tmp_path, story_texts, monkeypatch):
     off, on = (made.load(arm(made, name)) for name in ("no conditioning", "reference"))
     parts = [(model.maturity_embedding.fc_out.weight, model.tail_length_film.table.weight) for model in (off, on)]
     assert not any(weight.any() for weight in parts[0]) and all(weight.any() for weight in parts[1])
+
+
+def test_a_folder_is_not_claimed_for_data_that_does_not_exist(tmp_path, story_file):
+    out, missing = tmp_path / "out", str(tmp_path / "missing.txt")
+    for flags in (["--data", missing], ["--held-out", missing], ["--dialogue", missing], ["--data", ""]):
+        result = reproduce("repetition", *flags, "--output", out)
+        assert result.exit_code == 2 and "Traceback" not in result.output and not out.exists(), flags
+    (tmp_path / "file").write_text("")
+    result = reproduce("repetition", "--output", tmp_path / "file")
+    assert result.exit_code == 2 and "is a file" in result.output

@@ -109,6 +109,15 @@ class Lab:
             return documents, load_documents(self.held_out)
         return split_documents(documents, 0.05, seed=0)
 
+    def check_sources(self) -> None:
+        """Read what the studies need, before anything is written.
+
+        Raises:
+            ValueError, OSError: text that does not exist or is not text.
+        """
+        if self.documents and self.dialogue is not None:
+            load_documents(self.dialogue)
+
     @cached_property
     def texts(self) -> dict[str, Path]:
         """Files of the training documents, of the held-out ones, and of both joined into documents that fill the long
