@@ -1,6 +1,6 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""What `forward` may be given. Everything that looks at values does so on the CPU alone: on an accelerator it would wait
-for the device, and a compiled or exported graph could not hold it."""
+"""What `forward` may be given. Everything that looks at values does so on the CPU alone: on an accelerator it would
+wait for the device, and a compiled or exported graph could not hold it."""
 
 import torch
 from transformers.utils import logging
@@ -19,7 +19,7 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None,
     committed: bool,
 ) -> None:
-    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that are no committed ones.
+    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that are not committed.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
@@ -36,6 +36,44 @@ def check_inputs(
             check_ids(ids, name, config.vocab_size, -100 if name == "labels" else 0)
     if committed and config.geometry == "sphere" and inputs_embeds is not None and _can_be_read(inputs_embeds):
         _check_norms(inputs_embeds.detach(), config.embedding_radius)
+
+
+def check_training(labels: torch.Tensor | None, maturity: torch.Tensor | None, embeddings: torch.nn.Module) -> None:
+    """Refuse what would train without maturation, or train on something else, unnoticed.
+
+    A loss that is computed outside of the model (label smoothing, a loss function of the Trainer's) takes the labels
+    away from it, and with them the simulated tails.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    alone = labels is None and maturity is None
+    require(
+        not (alone and torch.is_grad_enabled()),
+        "labels",
+        None,
+        "given in training mode, where the model simulates maturation and computes its loss from them: leave out "
+        "label_smoothing_factor, compute_loss_func and other trainers' losses, or pass `maturity` to train on "
+        "vectors as they are",
+    )
+    noise = getattr(embeddings, "neftune_noise_alpha", None)
+    require(noise is None, "neftune_noise_alpha", noise, "None: maturation adds noise of its own (see embryo_norm)")
+
+
+def check_own_forward(model: torch.nn.Module) -> None:
+    """Refuse to train a model whose forward trl has replaced by one that projects the backbone's states itself.
+
+    Raises:
+        ValueError: says what to use.
+    """
+    code = getattr(getattr(vars(model).get("forward"), "__func__", None), "__code__", None)
+    require(
+        getattr(code, "co_name", None) != "_fused_forward",
+        "forward",
+        "trl's fused LM head",
+        "the model's own, which simulates maturation and computes the loss: train with TokMatTrainer or "
+        "transformers.Trainer, not with trl's SFTTrainer, which replaces both",
+    )
 
 
 def check_ids(ids: torch.Tensor, name: str, vocab_size: int, lowest: int = 0) -> None:
@@ -55,9 +93,10 @@ def _check_norms(vectors: torch.Tensor, radius: float | None) -> None:
     if radius is None or norms.numel() == 0 or (norms / radius - 1).abs().mean().item() <= NORM_TOLERANCE:
         return
     logger.warning_once(
-        f"`inputs_embeds` have a mean norm of {norms.mean().item():.3g}, but committed vectors have norm R = {radius:.3g} "
+        f"`inputs_embeds` have a mean norm of {norms.mean().item():.3g}, but committed vectors have norm R = "
+        f"{radius:.3g} "
         'under geometry "sphere". A token is read as `model.embed_tokens(ids)`, its embedding row at norm R; '
         "`model.get_input_embeddings()(ids)`, which prompt tuning and other tools pass on, is read as something else "
-        'and gives other logits than `input_ids`. Pass `model.embed_tokens(ids)`, or convert with geometry "pretrained", '
-        "whose committed vectors are the rows themselves."
+        "and gives other logits than `input_ids`. Pass `model.embed_tokens(ids)`, or convert with geometry "
+        '"pretrained", whose committed vectors are the rows themselves.'
     )

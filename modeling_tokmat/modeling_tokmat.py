@@ -17,7 +17,7 @@ from .checks_tokmat import require
 from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
-from .inputs_tokmat import check_inputs
+from .inputs_tokmat import check_inputs, check_own_forward, check_training
 from .losses_tokmat import draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
@@ -137,13 +137,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def train(self, mode: bool = True):
         """As in torch; a frozen source stays in evaluation mode, without dropout."""
         super().train(mode)
+        if mode:
+            check_own_forward(self)
         if mode and self.config.train == "tail":
             self.backbone.eval()
         return self
 
     def initialize_weights(self):
-        """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules without
-        weights of their own are passed over, and with them what they do to their parts (GPT-2's scaled c_proj)."""
+        """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules
+        without weights of their own are passed over, and what they do to their parts (GPT-2's scaled c_proj) too."""
         self.backbone.initialize_weights()
         super().initialize_weights()
 
@@ -271,6 +273,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """
         committed = maturity is None and conditions is None
         check_inputs(self.config, input_ids, labels, inputs_embeds, committed)
+        if self.training and conditions is None:
+            check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
             vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
