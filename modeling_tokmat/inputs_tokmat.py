@@ -38,6 +38,44 @@ def check_inputs(
         _check_norms(inputs_embeds.detach(), config.embedding_radius)
 
 
+def check_training(labels: torch.Tensor | None, maturity: torch.Tensor | None, embeddings: torch.nn.Module) -> None:
+    """Refuse what would train without maturation, or train on something else, unnoticed.
+
+    A loss that is computed outside of the model (label smoothing, a loss function of the Trainer's) takes the labels
+    away from it, and with them the simulated tails.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    alone = labels is None and maturity is None
+    require(
+        not (alone and torch.is_grad_enabled()),
+        "labels",
+        None,
+        "given in training mode, where the model simulates maturation and computes its loss from them: leave out "
+        "label_smoothing_factor, compute_loss_func and other trainers' losses, or pass `maturity` to train on "
+        "vectors as they are",
+    )
+    noise = getattr(embeddings, "neftune_noise_alpha", None)
+    require(noise is None, "neftune_noise_alpha", noise, "None: maturation adds noise of its own (see embryo_norm)")
+
+
+def check_own_forward(model: torch.nn.Module) -> None:
+    """Refuse to train a model whose forward trl has replaced by one that projects the backbone's states itself.
+
+    Raises:
+        ValueError: says what to use.
+    """
+    code = getattr(getattr(vars(model).get("forward"), "__func__", None), "__code__", None)
+    require(
+        getattr(code, "co_name", None) != "_fused_forward",
+        "forward",
+        "trl's fused LM head",
+        "the model's own, which simulates maturation and computes the loss: train with TokMatTrainer or "
+        "transformers.Trainer, not with trl's SFTTrainer, which replaces both",
+    )
+
+
 def check_ids(ids: torch.Tensor, name: str, vocab_size: int, lowest: int = 0) -> None:
     """Refuse ids outside of [lowest, vocab_size - 1] with a `ValueError`."""
     low, high = ids.min().item(), ids.max().item()

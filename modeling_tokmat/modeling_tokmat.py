@@ -17,7 +17,7 @@ from .checks_tokmat import require
 from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
-from .inputs_tokmat import check_inputs
+from .inputs_tokmat import check_inputs, check_own_forward, check_training
 from .loading_tokmat import require_settings, require_whole
 from .losses_tokmat import draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
@@ -150,6 +150,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def train(self, mode: bool = True):
         """As in torch; a frozen source stays in evaluation mode, without dropout."""
         super().train(mode)
+        if mode:
+            check_own_forward(self)
         if mode and self.config.train == "tail":
             self.backbone.eval()
         return self
@@ -284,6 +286,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """
         committed = maturity is None and conditions is None
         check_inputs(self.config, input_ids, labels, inputs_embeds, committed)
+        if self.training and conditions is None:
+            check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
             vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
