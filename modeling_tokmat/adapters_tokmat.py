@@ -88,12 +88,12 @@ class TailAdapters(nn.ModuleDict):
         self.gate = TailGate()
         for name, layer in backbone.named_modules():
             if isinstance(layer, nn.Linear):
-                sizes = layer.in_features, layer.out_features
+                inner, outer = layer.in_features, layer.out_features
             elif isinstance(layer, Conv1D):
-                sizes = layer.nx, layer.nf
+                inner, outer = layer.nx, layer.nf
             else:
                 continue
-            adapter = TailAdapter(*sizes, rank, self.gate)
+            adapter = TailAdapter(inner, outer, rank, self.gate)
             layer.register_forward_hook(adapter)
             self[name.replace(".", "/")] = adapter
 

@@ -4,6 +4,7 @@
 import math
 
 import torch
+from transformers.utils import ModelOutput
 
 from .committed_tokmat import Committed
 from .maturation_tokmat import committed_vector
@@ -99,7 +100,8 @@ class Network:
 
     def __init__(self, model, cache, dtype: torch.dtype, chunk_size=None, compiled=None, outputs=()):
         self.model, self.dtype, self.chunk_size, self.compiled = model, dtype, chunk_size, compiled
-        self.num_forwards, self.outputs = 0, None
+        self.num_forwards = 0
+        self.outputs: ModelOutput | None = None  # of the last pass
         # Logits are wanted of updated slots alone, not of the positions that forward returns.
         none = torch.empty(0, dtype=torch.long, device=model.device)
         self.arguments = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": none}
@@ -118,8 +120,8 @@ class Network:
         call = self.compiled if self.compiled is not None and steady and fed.usual else self.model
         vectors = torch.cat([committed.vectors, fed.vectors], dim=1)
         positions = torch.cat([committed.positions, fed.positions], dim=1)
-        self.outputs = self._forward(call, vectors, positions, fed.conditions, fed.mask)
-        predicted = self.outputs.predicted_embeds[:, committed.vectors.shape[1] - 1 :].to(self.dtype)
+        outputs = self.outputs = self._forward(call, vectors, positions, fed.conditions, fed.mask)
+        predicted = outputs.predicted_embeds[:, committed.vectors.shape[1] - 1 :].to(self.dtype)
         if not steady:
             self._require_finite(predicted)
         return predicted
@@ -182,7 +184,8 @@ class Ending:
         self.unfinished = torch.ones(batch_size, dtype=torch.bool, device=network.model.device)
         self.running = [True] * batch_size  # the same on the host, unless it is late
         self.broken = torch.zeros_like(self.unfinished)
-        self.finished, self.overrun, self.flags = False, 0, None
+        self.finished, self.overrun = False, 0
+        self.flags: LateFlags | None = None
 
     def fill(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (batch,), with padding in rows that have ended."""

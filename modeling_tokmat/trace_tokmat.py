@@ -26,18 +26,18 @@ class MaturationStep(ModelOutput):
         vectors (`(batch, slots, d)`): z~ itself, with `output_maturation="vectors"`.
     """
 
-    position: torch.LongTensor | None = None
-    committed: torch.LongTensor | None = None
-    maturity: torch.FloatTensor | None = None
-    token_ids: torch.LongTensor | None = None
-    top_ids: torch.LongTensor | None = None
-    top_cosines: torch.FloatTensor | None = None
-    distance: torch.FloatTensor | None = None
-    displacement: torch.FloatTensor | None = None
-    entropy: torch.FloatTensor | None = None
-    entropy_scaled: torch.FloatTensor | None = None
-    norm: torch.FloatTensor | None = None
-    vectors: torch.FloatTensor | None = None
+    position: torch.Tensor | None = None
+    committed: torch.Tensor | None = None
+    maturity: torch.Tensor | None = None
+    token_ids: torch.Tensor | None = None
+    top_ids: torch.Tensor | None = None
+    top_cosines: torch.Tensor | None = None
+    distance: torch.Tensor | None = None
+    displacement: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    entropy_scaled: torch.Tensor | None = None
+    norm: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
 
 
 def describe(tail, vectors: bool, start: list[int], counts: list[int], k: int = 5) -> MaturationStep:

@@ -22,6 +22,7 @@ class VerifiedTail(Tail):
     the next drafts.
     """
 
+    came_true: dict[str, int]
     lockstep = False
 
     def __init__(self, *args):

@@ -36,7 +36,7 @@ class Vocabulary:
     one_space = True
     bias: torch.Tensor | None = None
 
-    def __init__(self, embeddings: nn.Module, radius: float, logit_scale: float):
+    def __init__(self, embeddings: nn.Embedding, radius: float, logit_scale: float):
         self.embeddings, self.radius, self.logit_scale = embeddings, radius, logit_scale
         self.scale = logit_scale
         self._inverse_norms: torch.Tensor | None = None
@@ -118,7 +118,7 @@ class PretrainedVocabulary(Vocabulary):
 
     one_space = False
 
-    def __init__(self, embeddings: nn.Module, radius: float, logit_scale: float, output: nn.Linear | None):
+    def __init__(self, embeddings: nn.Embedding, radius: float, logit_scale: float, output: nn.Linear | None):
         super().__init__(embeddings, radius, logit_scale)
         self.scale = logit_scale / radius**2
         # A power of two is exact wherever it is multiplied in: cheapest before the table is met.
