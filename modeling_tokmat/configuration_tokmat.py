@@ -4,7 +4,6 @@
 from dataclasses import fields
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -364,7 +363,9 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
             known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
             require(known, "backbone_config.model_type", model_type, "a model type that transformers knows")
             backbone = AutoConfig.for_model(model_type, **values)
-        except StrictDataclassError as error:
+        except ValueError:
+            raise
+        except Exception as error:  # of huggingface_hub's validation, or whatever a wrong value leads to in there
             raise ValueError(f"`backbone_config` has a wrong value. {' '.join(str(error).split())}") from error
     require(isinstance(backbone, PreTrainedConfig), "backbone_config", backbone, "a dict or a PreTrainedConfig")
 
