@@ -37,6 +37,7 @@ from decode import (
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from trainer.data import load_documents
 from trainer.evaluation.metrics import rep_n
 from trainer.own_text import LOOP
@@ -183,6 +184,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="*", default=[], help="texts whose beginnings are continued")
     parser.add_argument("--per-category", type=int, default=10, help="prompts of each category and text")
     parser.add_argument("--decoders", nargs="*", default=["prompt lookup", "K = 1", "tail", "tail + lookup"])
+    parser.add_argument("--draft-always", action="store_true", help="draft whatever it costs: most tokens per forward")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa")
@@ -202,6 +204,9 @@ def main() -> None:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.draft_always:
+        for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST", "ADAPTED_COST", "WIDE_ADAPTED_COST"):
+            setattr(DraftBudget, name, 0.0)
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(args.source)
     given = {"dtype": DTYPES[args.dtype], "attn_implementation": args.attention}

@@ -20,6 +20,7 @@ class Gate(NamedTuple):
 
     start: int
     mask: torch.Tensor | None = None
+    in_place: bool = False  # whether what adapters add may be added in place: nobody else looks at it
 
 
 _RUNNING: ContextVar[Gate | None] = ContextVar("tail_gate")
@@ -33,6 +34,8 @@ class TailGate:
 
     def set(self, gate: Gate | None) -> None:
         """Not undone after a pass: gradient checkpointing runs the layers again in the backward pass."""
+        if gate is not None and gate.mask is None and not torch.is_grad_enabled():
+            gate = gate._replace(in_place=True)
         self.last = gate
         if not torch.compiler.is_compiling():
             _RUNNING.set(gate)
@@ -61,20 +64,14 @@ class TailAdapter(nn.Module):
         if gate is None:
             return output
         slots = inputs[0][:, gate.start :]
-        if gate.mask is None and len(slots) == 1 and slots.dtype == self.lora_A.dtype and not self._recorded(output):
-            # One row, as decoding mostly has: added in place, in half as many operations.
-            output[0, gate.start :].addmm_(slots[0] @ self.lora_A.t(), self.lora_B.t())
+        if gate.in_place:
+            output[:, gate.start :] += F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
             return output
         added = F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
         added = (added if gate.mask is None else added * gate.mask).to(output.dtype)
         if gate.start == 0:
             return output + added
         return torch.cat([output[:, : gate.start], output[:, gate.start :] + added], dim=1)
-
-    @staticmethod
-    def _recorded(output: torch.Tensor) -> bool:
-        """Whether anybody but this pass may look at the output."""
-        return torch.is_grad_enabled() or torch.is_autocast_enabled(output.device.type)
 
 
 class TailAdapters(nn.ModuleDict):

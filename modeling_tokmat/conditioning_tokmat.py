@@ -28,7 +28,7 @@ class Conditions(NamedTuple):
             return vectors
         if self.gate is None:
             return (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
-        start, mask = self.gate
+        start, mask, _ = self.gate
         slots = vectors[:, start:]
         told = (1 + gamma) * (slots + shift) + beta
         told = (told if mask is None else torch.where(mask > 0, told, slots)).to(vectors.dtype)

@@ -18,6 +18,7 @@ from .checks_tokmat import require
 from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
+from .inputs_tokmat import check_inputs, check_own_forward, check_training
 from .loading_tokmat import require_settings, require_whole
 from .losses_tokmat import draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
@@ -68,6 +69,7 @@ class TokMatPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32
 
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
@@ -151,9 +153,17 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def train(self, mode: bool = True):
         """As in torch; a frozen source stays in evaluation mode, without dropout."""
         super().train(mode)
+        if mode:
+            check_own_forward(self)
         if mode and self.config.train == "tail":
             self.backbone.eval()
         return self
+
+    def initialize_weights(self):
+        """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules
+        without weights of their own are passed over, and so is what they do to their parts (GPT-2's scaled c_proj)."""
+        self.backbone.initialize_weights()
+        super().initialize_weights()
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -277,7 +287,10 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         Raises:
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
-        self._check_inputs(input_ids, inputs_embeds, labels)
+        committed = maturity is None and conditions is None
+        check_inputs(self.config, input_ids, labels, inputs_embeds, committed)
+        if self.training and conditions is None:
+            check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
             vectors = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)
@@ -303,21 +316,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         # 4. rho * regression + lambda * InfoNCE (Eq. 8)
         losses = lesson_losses(self, lesson, predicted, num_items_in_batch)
         return self._output(predicted, outputs, None if self.training else logits_to_keep, **losses)
-
-    def _check_inputs(self, input_ids, inputs_embeds, labels) -> None:
-        given = (input_ids is not None) + (inputs_embeds is not None)
-        found = f"given with{'' if given else 'out'} inputs_embeds"
-        require(given == 1, "input_ids", found, "the only one of the two")
-        if input_ids is not None:
-            self._check_ids(input_ids, "input_ids")
-        if labels is not None:
-            self._check_ids(labels, "labels")
-
-    def _check_ids(self, ids: torch.Tensor, name: str) -> None:
-        if ids.device.type == "cpu" and ids.numel() > 0:  # on an accelerator this would wait for the device
-            low, high = ids.min().item(), ids.max().item()
-            in_range = (low >= 0 or (name == "labels" and low >= -100)) and high < self.config.vocab_size
-            require(in_range, name, f"ids from {low} to {high}", f"ids in [0, {self.config.vocab_size - 1}]")
 
     def draw_negatives(self, labels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
         """One set of negatives for all positions, shape (num_negatives,); None for `negatives="all"`.
@@ -376,7 +374,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """The gate of a pass, and what is told to the positions that it is open for."""
         if committed is None:
             slots = maturity < 1
-            return Gate(0, None if bool(slots.all()) else slots[..., None]), maturity, tail_length
+            all_open = not torch.compiler.is_compiling() and bool(slots.all())
+            return Gate(0, None if all_open else slots[..., None]), maturity, tail_length
         per_position = torch.is_tensor(tail_length) and tail_length.dim() == 2
         lengths = tail_length[:, committed:] if per_position and tail_length.shape[1] > 1 else tail_length
         return Gate(committed), maturity[:, committed:], lengths

@@ -341,3 +341,24 @@ def test_a_row_that_has_ended_may_be_anything(make_model, prompt):
     expected = model.generate(prompt, **run)
     model.head.register_forward_hook(spoil)
     assert torch.equal(model.generate(prompt, **run), expected)
+
+
+@pytest.mark.parametrize("rule", ["front", "stable", "verified"])
+def test_a_rank_that_is_done_keeps_others_company_and_changes_nothing(make_model, prompt, monkeypatch, rule):
+    """Sharded weights need every rank in every pass, until the last of them is done."""
+    model = make_model(double=True)
+    run = {**NOISY, "eos_token_id": [3, 9, 50, 12], "pad_token_id": 1, "max_new_tokens": NEW, "tail_length": 4}
+    run |= {"commit": rule, "return_dict_in_generate": True, "output_scores": True}
+    alone, left = model.generate(prompt, **run), 3
+
+    def others_go_on(self, finished, synced_gpus, device):
+        nonlocal left
+        assert synced_gpus
+        left -= finished
+        return not finished or left >= 0
+
+    monkeypatch.setattr(type(model), "_has_unfinished_sequences", others_go_on)
+    together = model.generate(prompt, synced_gpus=True, **run)
+    assert together.num_forwards == alone.num_forwards + 3
+    assert torch.equal(together.sequences, alone.sequences) and len(together.scores) == len(alone.scores)
+    assert together.past_key_values.get_seq_length() == alone.past_key_values.get_seq_length()

@@ -24,6 +24,15 @@ OUTPUTS = ("config.json", "generation_config.json", "*.safetensors", "*.safetens
 OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json")
 
 
+def check_folder(name: str) -> None:
+    """Raises:
+    ValueError: `name`, that of --output, cannot be a folder because a file is there, or above it.
+    """
+    file = next((path for path in (Path(name), *Path(name).parents) if path.is_file()), None)
+    if file is not None:
+        raise ValueError(f"--output {name} cannot be a folder: {file} is a file")
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a model was saved in `folder`; its config.json is moved there last."""
     return (folder / "config.json").is_file()

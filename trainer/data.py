@@ -56,6 +56,8 @@ def load_documents(source, *, name=None, split="train", text_column="text", stre
             any text, or `name` / `split` for something that is not on the Hub.
     """
     paths = source if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in paths):
+        raise ValueError(f"source={source!r} holds an empty name; allowed: {_SOURCES}.")  # "" would be the folder "."
     local = paths is source or source == "builtin" or _is_path(source)
     if local and (name is not None or split != "train"):
         problem = f"name={name!r} and split={split!r} choose within a Hub data set, which source={source!r} is not"

@@ -18,7 +18,8 @@ from .callbacks import SampleCallback
 from .data import count_tokens
 from .evaluation.look_ahead import tail_accuracy
 from .guarded_trainer import GuardedTrainer
-from .training_args import TokMatTrainingArguments
+from .lora import TARGETS  # noqa: F401, with it PEFT has a default for TokMat
+from .training_args import TokMatTrainingArguments, refuse_other_losses
 
 PER_ROW = ("position_ids", "attention_mask", "tail_only")  # what says which predictions count
 TAIL_PROMPTS, TAIL_PROMPT_TOKENS, TAIL_NEW_TOKENS = 32, 16, 32  # for tail_acc_k
@@ -49,6 +50,7 @@ class TokMatTrainer(GuardedTrainer):
 
     def __init__(self, model=None, args: TokMatTrainingArguments | None = None, **kwargs):
         args = TokMatTrainingArguments(output_dir="tokmat-output") if args is None else args
+        refuse_other_losses(args, kwargs.get("compute_loss_func"))
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = True  # `compute_loss` below normalises by num_items_in_batch
         self._sums = defaultdict(float)

@@ -52,6 +52,20 @@ class TokMatTrainingArguments(TrainingArguments):
         require(is_integer(new_tokens, 1), "sample_max_new_tokens", new_tokens, "an integer of at least 1")
 
 
+def refuse_other_losses(args: TrainingArguments, compute_loss_func=None) -> None:
+    """The loss is the model's own (Eq. 8), and so is the noise it is trained with: refuse what would replace them.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    rule = "left out: the loss is the model's own (see regression_weight and contrastive_weight)"
+    require(args.label_smoothing_factor == 0, "label_smoothing_factor", args.label_smoothing_factor, rule)
+    require(compute_loss_func is None, "compute_loss_func", compute_loss_func, rule)
+    require(not args.use_liger_kernel, "use_liger_kernel", args.use_liger_kernel, rule)
+    alpha = args.neftune_noise_alpha
+    require(alpha is None, "neftune_noise_alpha", alpha, "None: maturation adds noise of its own (see embryo_norm)")
+
+
 @atexit.register
 def end_process_group() -> None:
     """Join torch.distributed's threads while Python still runs.

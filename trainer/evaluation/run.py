@@ -11,7 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from transformers import PreTrainedTokenizerBase
 
 from ..arguments import EvaluateArguments
-from ..checkpoints import load_model, load_tokenizer, tokmat_config
+from ..checkpoints import check_folder, load_model, load_tokenizer, tokmat_config
 from ..data import load_documents
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
@@ -112,6 +112,7 @@ def check_options(options: EvaluateArguments) -> None:
     if with_mauve(options):
         mauve.require_mauve()
     if options.output:
+        check_folder(options.output)
         require_matplotlib()
 
 
