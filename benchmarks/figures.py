@@ -89,7 +89,8 @@ def rewritten(text: str) -> str:
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    cards = sorted((ROOT / "checkpoints").glob("*/README.md"))
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *cards]
 
 
 # -- repetition: what is measured -------------------------------------------------------------------------------------
@@ -316,6 +317,17 @@ def spec_bench_fp32():
 @table("spec-bench-bf16", "spec-bench-bf16")
 def spec_bench_bf16():
     return spec_bench("spec-bench-bf16")
+
+
+@table("tail-accuracy", "tail-accuracy")
+def tail_accuracy():
+    found = load("tail-accuracy")["rows"]
+    slots = range(2, len(found[0]["accuracy"]) + 2)
+    rows = [["slots hold", "read", *(f"slot {slot}" for slot in slots), "tokens per forward"]]
+    for row in found:
+        shares = [f"{share:.3f}" for share in row["accuracy"]]
+        rows.append([row["slots"], row["read"], *shares, f"{row['tokens_per_forward']:.2f}"])
+    return rows
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
