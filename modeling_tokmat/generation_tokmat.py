@@ -10,12 +10,12 @@ from transformers import GenerationMixin, QuantizedCache
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.utils import logging
 
-from .checks_tokmat import is_integer, require
+from .checks_tokmat import require
 from .committed_tokmat import Committed
 from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
-from .inputs_tokmat import check_ids
 from .noise_tokmat import DecodingNoise
+from .requests_tokmat import check_lengths, check_objects, check_prompt, check_return_sequences
 from .settings_tokmat import SETTINGS, MaturationSettings
 from .tail_tokmat import StableTail, Tail
 from .trace_tokmat import Record, Stream
@@ -83,8 +83,21 @@ class TokMatGenerationMixin(GenerationMixin):
         for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
             require(kwargs.get(name) is None, name, "given", "left out: guidance compares with the tail alone")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if torch.is_tensor(ids) and ids.numel() > 0 and not ids.is_floating_point():
-            check_ids(ids, "input_ids", self.config.vocab_size)
+        cache = kwargs.get("past_key_values")
+        check_objects(generation_config, kwargs.get("streamer"), cache)
+
+        def asked(name):
+            values = (
+                kwargs.get(name),
+                getattr(generation_config, name, None),
+                getattr(self.generation_config, name, None),
+            )
+            return next((value for value in values if value is not None), None)
+
+        check_lengths(asked, self.config.vocab_size)
+        size, dim = self.get_input_embeddings().weight.shape
+        prompt = ids, kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        check_prompt(*prompt, size, dim, asked("bos_token_id"), cached=cache is not None)
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs):
@@ -108,7 +121,7 @@ class TokMatGenerationMixin(GenerationMixin):
 
         settings = MaturationSettings(**{name: resolve(name, getattr(MaturationSettings, name)) for name in SETTINGS})
         several = resolve("num_return_sequences", 1)
-        require(is_integer(several, 1), "num_return_sequences", several, "an integer of at least 1")
+        check_return_sequences(several, settings.tail_length, self.config.hidden_size)
         implementation = self.backbone.config._attn_implementation
         masked = settings.guidance_scale != 1 or (settings.commit == "verified" and settings.tail_length > 1)
         possible = not masked or implementation in ("eager", "sdpa")

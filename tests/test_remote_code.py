@@ -15,7 +15,7 @@ from modeling_tokmat import TokMatForContinuousLM
 
 PARTS = (
     "adapters checks committed conditioning configuration decoding draft_budget generation inputs loading losses "
-    "maturation modeling noise settings tail tails trace training verified vocabulary"
+    "maturation modeling noise requests settings tail tails trace training verified vocabulary"
 ).split()
 PRELUDE = """
 import importlib.util, sys

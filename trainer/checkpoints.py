@@ -145,7 +145,10 @@ def save_whole(save, folder: Path, make_room=None) -> None:
     config.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        save(temporary)
+        try:
+            save(temporary)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise OSError(f"{folder} cannot be written to: is the disk full? ({error})") from error
         if make_room is not None:
             make_room()
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):

@@ -44,6 +44,9 @@ def run(arguments: list[str]) -> int:
         if values[name] < 1:
             raise ValueError(f"`{name}` is {values[name]}, but it must be at least 1")
 
+    for prompt in values["prompts"]:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):  # how Python passes on bytes that are none
+            raise ValueError(f"the prompt {ascii(prompt)} is not UTF-8 text")
     config = tokmat_config(values["model"])
     tokenizer = load_tokenizer(values["model"])
     rows = [tokenizer(prompt)["input_ids"] or [tokenizer.bos_token_id] for prompt in values["prompts"] or [""]]
