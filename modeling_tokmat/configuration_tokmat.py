@@ -312,6 +312,7 @@ class TokMatConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration: caches and resizing read layer counts, head sizes and vocabulary from it."""
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # from `__post_init__` on
         return self.backbone_config
 
     vocab_size = _of_the_backbone("vocab_size")
@@ -329,7 +330,7 @@ class TokMatConfig(PreTrainedConfig):
 
     @max_position_embeddings.setter
     def max_position_embeddings(self, value: int) -> None:
-        self.backbone_config.max_position_embeddings = value
+        self.get_text_config().max_position_embeddings = value
 
 
 def unknown_names(names) -> list[str]:

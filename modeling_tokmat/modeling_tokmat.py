@@ -205,6 +205,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def set_token_counts(self, counts: torch.Tensor) -> None:
         """Set the token frequencies that `negatives="unigram"` draws from. `counts`: shape (V,), at least 0."""
         require(self.token_counts is not None, "negatives", self.config.negatives, '"unigram" to take token counts')
+        assert self.token_counts is not None
         require(
             counts.shape == self.token_counts.shape,
             "counts",
@@ -327,9 +328,9 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         config = self.config
         if generator is None and not self.training:
             generator = torch.Generator().manual_seed(0)
-        weights = None if self.token_counts is None else self.token_counts.float() ** config.unigram_exponent
-        if weights is not None:
-            weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
+        counts, weights = self.token_counts, None
+        if counts is not None:
+            weights = counts.float() ** config.unigram_exponent * (counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
     def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
