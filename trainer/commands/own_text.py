@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
         description="Write what a causal language model, autoregressive or TokMat, itself writes under argmax, as "
         "JSON lines of token ids. Ctrl-C or a crash loses one batch at most: the same command goes on.",
     )
-    parser.addargument("model", help="folder or Hub name")
+    parser.add_argument("model", help="folder or Hub name")
     values = parser.parse(arguments)
     options = OwnTextArguments(**{name: values[name] for name in OwnTextArguments.__dataclass_fields__})
     _check(options)
