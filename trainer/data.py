@@ -95,9 +95,9 @@ def _load_tables(form: str, paths: list[str], source, text_column: str, streamin
     try:
         table = datasets.load_dataset(form, data_files=paths, split="train", streaming=streaming)
         return _text_only(table, source, text_column)
-    except (DatasetsError, ArrowException, ParserError, UnicodeDecodeError) as error:
+    except (DatasetsError, ArrowException, ParserError, UnicodeDecodeError, StopIteration) as error:
         where = next((found for path in paths if (found := _fault(form, path))), None)
-        cause = error if error.__cause__ is None else error.__cause__
+        cause = str(error if error.__cause__ is None else error.__cause__) or "it is empty"
         raise ValueError(f"source={source!r} cannot be read: {where or f'{paths}: {cause}'}") from error
 
 
