@@ -48,6 +48,9 @@ def test_convert_prints_how_near_it_is_and_keeps_text_and_template(source):
     assert greedy("converted") == greedy(source)
     tokenizer = AutoTokenizer.from_pretrained("converted")
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Once"}], tokenize=False) == "Once"
+    assert invoke("convert", source, "again").exit_code == 0
+    first, again = (TokMatForContinuousLM.from_pretrained(name).state_dict() for name in ("converted", "again"))
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())
     sphere = invoke("convert", source, "sphere", "--geometry", "sphere")
     assert sphere.exit_code == 0 and "has to be trained" in sphere.output
 

@@ -190,7 +190,9 @@ def convert_folder(
     fields = SCRATCH if geometry == "sphere" else {}
     if tail_adapter_rank:
         fields = fields | SOURCE_TAIL | {"tail_adapter_rank": tail_adapter_rank}
-    converted = from_autoregressive(model, geometry, **fields)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is added is drawn: the same at every run
+        converted = from_autoregressive(model, geometry, **fields)
 
     def save(temporary):
         converted.save_pretrained(temporary)
