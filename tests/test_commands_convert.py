@@ -75,6 +75,8 @@ def test_a_tail_is_trained_saved_apart_attached_and_writes_the_same_text(source,
     assert attached.exit_code == 0, attached.output
     assert "100.00%" in attached.output
     assert greedy("attached") == greedy(source) == greedy("attached", prompt_lookup_num_tokens=4)
+    written = invoke("generate", "attached", "Once upon", "--prompt-lookup-num-tokens", "4", "--max-new-tokens", "8")
+    assert written.exit_code == 0 and "Once upon" in written.output
     assert_one_line_error(invoke("attach", source, "tail", "attached"), "tokmat attach: ", "already holds a model")
 
 

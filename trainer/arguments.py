@@ -85,7 +85,9 @@ def given_settings(flags) -> dict:
         ValueError: one of them has a wrong value.
     """
     given = {name: value for name, value in vars(flags).items() if value is not None}
-    MaturationSettings(**given)
+    # The rule that drafts belong to may be the one that the model was saved with.
+    rule = {"commit": "verified"} if "prompt_lookup_num_tokens" in given else {}
+    MaturationSettings(**rule | given)
     return given
 
 
