@@ -364,9 +364,9 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
             known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
             require(known, "backbone_config.model_type", model_type, "a model type that transformers knows")
             backbone = AutoConfig.for_model(model_type, **values)
-        except ValueError:
-            raise
-        except Exception as error:  # of huggingface_hub's validation, or whatever a wrong value leads to in there
+        except Exception as error:
+            if not type(error).__module__.startswith("huggingface_hub"):  # whose validation has errors of its own
+                raise
             raise ValueError(f"`backbone_config` has a wrong value. {' '.join(str(error).split())}") from error
     require(isinstance(backbone, PreTrainedConfig), "backbone_config", backbone, "a dict or a PreTrainedConfig")
 
