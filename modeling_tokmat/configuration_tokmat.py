@@ -4,14 +4,16 @@
 from dataclasses import fields
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 from .checks_tokmat import is_integer, is_number, require
 from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, validate_schedule
 from .vocabulary_tokmat import GEOMETRIES
+
+logger = logging.get_logger(__name__)
 
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
@@ -40,10 +42,21 @@ _FOREIGN_KEYS = {"auto_map", "model_type", "quantization_config", "name_or_path"
 _FOREIGN_KEYS |= {"torch_dtype", "experts_implementation", "output_attentions", "return_dict", "task_specific_params"}
 
 
+def _of_the_backbone(name: str) -> property:
+    """A measure that tools read from a configuration, and set when they resize: the backbone's own."""
+    return property(
+        lambda config: getattr(config.backbone_config, name),
+        lambda config, value: setattr(config.backbone_config, name, value),
+    )
+
+
 class TokMatConfig(PreTrainedConfig):
     r"""
     Configuration of a [`TokMatForContinuousLM`]. Every wrong value is refused with a `ValueError` that names the
-    field, the value and what is allowed.
+    field, the value and what is allowed; so is an unknown name, except in a file, whose unknown names are kept with a
+    warning: other tools note things there.
+
+    The measures of the backbone (`vocab_size`, `hidden_size`, `num_hidden_layers`, ...) can be read and set here too.
 
     Args:
         backbone_config (`PreTrainedConfig` or `dict`, *optional*, defaults to `GPT2Config()`):
@@ -172,11 +185,7 @@ class TokMatConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        unknown = sorted(
-            key
-            for key in kwargs
-            if not key.startswith("_") and key not in _FOREIGN_KEYS and not hasattr(PreTrainedConfig, key)
-        )
+        unknown = unknown_names(kwargs)
         require(not unknown, "TokMatConfig fields", unknown, "among " + ", ".join(tokmat_fields()))
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         self.backbone_config = _resolve_backbone(self.backbone_config)
@@ -196,12 +205,22 @@ class TokMatConfig(PreTrainedConfig):
             None,
             "in the configuration (a dict with `model_type`)",
         )
-        return super().from_dict(config_dict, **kwargs)
+        noted = {name: config_dict[name] for name in unknown_names(config_dict)}
+        if noted:
+            logger.warning_once(
+                f"This TokMat configuration holds names that TokMat does not know: {', '.join(noted)}. They are kept "
+                "and change nothing."
+            )
+        known = {name: value for name, value in config_dict.items() if name not in noted}
+        loaded = super().from_dict(known, **kwargs)
+        for name, value in noted.items():
+            setattr(loaded[0] if isinstance(loaded, tuple) else loaded, name, value)
+        return loaded
 
     @classmethod
     def tiny(cls, vocab_size: int = 97, model_type: str = "gpt2", **fields) -> "TokMatConfig":
         """A model of about 20,000 parameters, without dropout, for tests and trials. `fields` override any field."""
-        backbone = {
+        backbone: dict = {
             "vocab_size": vocab_size,
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -293,20 +312,33 @@ class TokMatConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration: caches and resizing read layer counts, head sizes and vocabulary from it."""
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # from `__post_init__` on
         return self.backbone_config
 
-    @property
-    def vocab_size(self) -> int:
-        return self.backbone_config.vocab_size
-
-    @property
-    def hidden_size(self) -> int:
-        return self.backbone_config.hidden_size
+    vocab_size = _of_the_backbone("vocab_size")
+    hidden_size = _of_the_backbone("hidden_size")
+    intermediate_size = _of_the_backbone("intermediate_size")
+    num_hidden_layers = _of_the_backbone("num_hidden_layers")
+    num_attention_heads = _of_the_backbone("num_attention_heads")
+    num_key_value_heads = _of_the_backbone("num_key_value_heads")
+    head_dim = _of_the_backbone("head_dim")
 
     @property
     def max_position_embeddings(self) -> int | None:
         """Positions that the backbone has; None if it sets no limit."""
         return getattr(self.backbone_config, "max_position_embeddings", None)
+
+    @max_position_embeddings.setter
+    def max_position_embeddings(self, value: int) -> None:
+        self.get_text_config().max_position_embeddings = value
+
+
+def unknown_names(names) -> list[str]:
+    """Which of `names` neither TokMatConfig nor transformers knows."""
+    known = {field.name for field in fields(TokMatConfig)} | _FOREIGN_KEYS
+    return sorted(
+        name for name in names if name not in known and not name.startswith("_") and not hasattr(TokMatConfig, name)
+    )
 
 
 def _own_tokens(token, size: int):
@@ -332,7 +364,9 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
             known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
             require(known, "backbone_config.model_type", model_type, "a model type that transformers knows")
             backbone = AutoConfig.for_model(model_type, **values)
-        except StrictDataclassError as error:
+        except Exception as error:
+            if not type(error).__module__.startswith("huggingface_hub"):  # whose validation has errors of its own
+                raise
             raise ValueError(f"`backbone_config` has a wrong value. {' '.join(str(error).split())}") from error
     require(isinstance(backbone, PreTrainedConfig), "backbone_config", backbone, "a dict or a PreTrainedConfig")
 

@@ -3,9 +3,10 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import GenerationMixin
+from transformers import GenerationMixin, QuantizedCache
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.utils import logging
 
@@ -47,6 +48,12 @@ class TokMatGenerateOutput(GenerateDecoderOnlyOutput):
 
 
 class TokMatGenerationMixin(GenerationMixin):
+    # The model's own.
+    config: Any
+    device: Any
+    dtype: Any
+    embed_tokens: Any
+
     _supported_generation_modes = [GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE]
 
     def generate(self, inputs=None, generation_config=None, **kwargs):
@@ -73,6 +80,8 @@ class TokMatGenerationMixin(GenerationMixin):
         """
         for name in TRAINING_INPUTS:
             require(kwargs.get(name) is None, name, "given", "left out: `generate` sets it itself")
+        for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
+            require(kwargs.get(name) is None, name, "given", "left out: guidance compares with the tail alone")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         cache = kwargs.get("past_key_values")
         check_objects(generation_config, kwargs.get("streamer"), cache)
@@ -90,6 +99,14 @@ class TokMatGenerationMixin(GenerationMixin):
         prompt = ids, kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         check_prompt(*prompt, size, dim, asked("bos_token_id"), cached=cache is not None)
         return super().generate(inputs, generation_config=generation_config, **kwargs)
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Refused: its loop of its own would commit the argmax of every prediction, without a tail.
+
+        Raises:
+            ValueError: always.
+        """
+        require(False, "continuous batching (generate_batch)", "asked for", "left out: use `generate` on a batch")
 
     def _prepare_generation_config(self, generation_config, **kwargs):
         """Resolve and validate the maturation settings; keep what would act beside them away from transformers."""
@@ -181,6 +198,11 @@ class TokMatGenerationMixin(GenerationMixin):
         several = generation_config.num_return_sequences
         noise = DecodingNoise(settings, several, dim, vocabulary.radius, dtype, self.device)
         tail = TAILS[settings.commit](self, vocabulary, settings, noise, batch_size)
+        if cache is not None and self.config.film_scope == "sequence" and self.config.geometry == "sphere":
+            told = getattr(cache, "told_tail_length", tail.told_length) if cache.get_seq_length() else tail.told_length
+            found, allowed = tail.told_length, f"{told}, which this cache was filled at"
+            require(found == told, "tail_length", found, allowed)
+            cache.told_tail_length = told
         record = Record(generation_config)
         late = accelerated(self.device) and tail.lockstep and not record.asked and streamer is None
         ends_by_row = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
@@ -223,10 +245,15 @@ class TokMatGenerationMixin(GenerationMixin):
         self._require_room(positions, new_tokens)
         settings = generation_config._maturation_settings
         rolled_back = cache is not None and (settings.tail_length > 1 or settings.commit != "front")
-        croppable = not rolled_back or cache.is_compileable or cache.is_croppable
+        # A quantized cache has no layers before its first pass, and rounds what was cropped.
+        croppable = not rolled_back or (
+            not isinstance(cache, QuantizedCache) and (cache.is_compileable or cache.is_croppable)
+        )
         require(croppable, "past_key_values", type(cache).__name__, "a dynamic or static cache, to be rolled back")
         mask = torch.ones_like(positions) if mask is None else mask.to(self.device)
         mask = mask.bool().expand(len(vectors), -1)
+        empty = (~mask[:, -pending:].any(dim=1)).nonzero().flatten().tolist()
+        require(not empty, "attention_mask", f"0 everywhere in rows {empty}", "1 at one token of each prompt at least")
         return Committed(
             input_ids.to(self.device),
             new_tokens,

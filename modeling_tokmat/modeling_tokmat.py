@@ -3,6 +3,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from .checks_tokmat import require
 from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
+from .inputs_tokmat import check_inputs, check_own_forward, check_training
 from .loading_tokmat import require_settings, require_whole
 from .losses_tokmat import draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
@@ -43,7 +45,7 @@ class TokMatOutput(ModelOutput):
     """
 
     loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -67,6 +69,7 @@ class TokMatPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32
 
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
@@ -77,6 +80,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     `forward` with `labels` in training mode simulates maturation by itself, so that any Trainer trains the model.
     """
 
+    token_counts: torch.Tensor | None
     accepts_loss_kwargs = False  # the plain Trainer then takes the loss for a per-batch mean, which it is
 
     def __init__(self, config: TokMatConfig):
@@ -87,7 +91,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         require(
             "inputs_embeds" in accepted,
             "backbone_config",
-            config.backbone_config.model_type,
+            self.backbone.config.model_type,
             "a model that accepts `inputs_embeds`",
         )
         embeddings = self.get_input_embeddings()
@@ -128,7 +132,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """
         told, name = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
         require_settings(name, kwargs)
-        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if not initialise_missing:
             require_whole(model, name, set(info["missing_keys"]), kwargs)
         for weight in model.parameters():
@@ -148,9 +153,17 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def train(self, mode: bool = True):
         """As in torch; a frozen source stays in evaluation mode, without dropout."""
         super().train(mode)
+        if mode:
+            check_own_forward(self)
         if mode and self.config.train == "tail":
             self.backbone.eval()
         return self
+
+    def initialize_weights(self):
+        """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules
+        without weights of their own are passed over, and so is what they do to their parts (GPT-2's scaled c_proj)."""
+        self.backbone.initialize_weights()
+        super().initialize_weights()
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -166,7 +179,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         elif module is self and self.token_counts is not None:
             init.zeros_(self.token_counts)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
@@ -192,6 +205,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def set_token_counts(self, counts: torch.Tensor) -> None:
         """Set the token frequencies that `negatives="unigram"` draws from. `counts`: shape (V,), at least 0."""
         require(self.token_counts is not None, "negatives", self.config.negatives, '"unigram" to take token counts')
+        assert self.token_counts is not None
         require(
             counts.shape == self.token_counts.shape,
             "counts",
@@ -274,10 +288,13 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         Raises:
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
-        self._check_inputs(input_ids, inputs_embeds, labels)
+        committed = maturity is None and conditions is None
+        check_inputs(self.config, input_ids, labels, inputs_embeds, committed)
+        if self.training and conditions is None:
+            check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
-            vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            vectors = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)
             conditions = self.conditions(maturity, tail_length) if conditions is None else conditions
             cached = {"past_key_values": past_key_values, "use_cache": use_cache}
             predicted, outputs = self.predict(vectors, conditions, **cached, **inputs)
@@ -301,21 +318,6 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         losses = lesson_losses(self, lesson, predicted, num_items_in_batch)
         return self._output(predicted, outputs, None if self.training else logits_to_keep, **losses)
 
-    def _check_inputs(self, input_ids, inputs_embeds, labels) -> None:
-        given = (input_ids is not None) + (inputs_embeds is not None)
-        found = f"given with{'' if given else 'out'} inputs_embeds"
-        require(given == 1, "input_ids", found, "the only one of the two")
-        if input_ids is not None:
-            self._check_ids(input_ids, "input_ids")
-        if labels is not None:
-            self._check_ids(labels, "labels")
-
-    def _check_ids(self, ids: torch.Tensor, name: str) -> None:
-        if ids.device.type == "cpu" and ids.numel() > 0:  # on an accelerator this would wait for the device
-            low, high = ids.min().item(), ids.max().item()
-            in_range = (low >= 0 or (name == "labels" and low >= -100)) and high < self.config.vocab_size
-            require(in_range, name, f"ids from {low} to {high}", f"ids in [0, {self.config.vocab_size - 1}]")
-
     def draw_negatives(self, labels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor | None:
         """One set of negatives for all positions, shape (num_negatives,); None for `negatives="all"`.
 
@@ -326,9 +328,9 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         config = self.config
         if generator is None and not self.training:
             generator = torch.Generator().manual_seed(0)
-        weights = None if self.token_counts is None else self.token_counts.float() ** config.unigram_exponent
-        if weights is not None:
-            weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
+        counts, weights = self.token_counts, None
+        if counts is not None:
+            weights = counts.float() ** config.unigram_exponent * (counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
     def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
@@ -366,13 +368,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if self.config.film_scope == "tail":
             lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
-        return Conditions(shift, *self.tail_length_film(lengths), gate)
+        gamma, beta = self.tail_length_film(lengths)
+        return Conditions(shift, gamma, beta, gate)
 
     def _gate(self, maturity, tail_length, committed) -> tuple:
         """The gate of a pass, and what is told to the positions that it is open for."""
         if committed is None:
             slots = maturity < 1
-            return Gate(0, None if bool(slots.all()) else slots[..., None]), maturity, tail_length
+            all_open = not torch.compiler.is_compiling() and bool(slots.all())
+            return Gate(0, None if all_open else slots[..., None]), maturity, tail_length
         per_position = torch.is_tensor(tail_length) and tail_length.dim() == 2
         lengths = tail_length[:, committed:] if per_position and tail_length.shape[1] > 1 else tail_length
         return Gate(committed), maturity[:, committed:], lengths

@@ -55,6 +55,28 @@ def make_model():
     return make
 
 
+@pytest.fixture
+def make_converted():
+    """make_converted(**fields): a tiny Llama, converted, with tail adapters that act."""
+    from transformers import AutoModelForCausalLM
+
+    from trainer.conversion import from_autoregressive
+
+    def make(**fields):
+        backbone = TokMatConfig.tiny(model_type="llama").backbone_config
+        backbone.tie_word_embeddings = True
+        source = AutoModelForCausalLM.from_config(backbone)
+        fields = {"tail_adapter_rank": 4, "train": "tail", "parallel_tails": 2, "film_scope": "tail"} | fields
+        model = from_autoregressive(source, max_tail_length=8, **fields)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith(("lora_B", "fc_out.weight", "table.weight")):
+                    weight.normal_(std=0.1)
+        return model.eval()
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer of 300 tokens trained on one short story."""

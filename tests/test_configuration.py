@@ -28,6 +28,19 @@ def test_fields_that_models_and_tools_read():
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_measures_of_the_backbone_are_read_and_set(model_type):
+    config = TokMatConfig.tiny(model_type=model_type)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (2, 4)
+    assert hasattr(config, "num_key_value_heads") == (model_type == "llama")
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+        setattr(config, name, 96)
+        assert getattr(config.backbone_config, name) == getattr(config, name) == 96
+        assert name not in config.to_dict()
+    loaded = TokMatConfig.from_dict(config.to_dict())
+    assert (loaded.vocab_size, loaded.hidden_size) == (96, 96)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
@@ -166,6 +179,24 @@ def test_mistral_without_a_window_is_accepted():
 def test_unknown_fields_are_refused():
     with pytest.raises(ValueError, match="negatves"):
         TokMatConfig(negatves="all")
+
+
+def test_what_a_tool_noted_in_a_file_is_kept_with_one_warning(tmp_path, caplog):
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from modeling_tokmat import TokMatForContinuousLM
+
+    model = TokMatForContinuousLM(TokMatConfig.tiny())
+    model.config.noted_by_a_tool = {"merged": True}
+    model.save_pretrained(tmp_path)
+    logging.warning_once.cache_clear()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert caplog.text.count("noted_by_a_tool") == 1
+    assert loaded.config.noted_by_a_tool == {"merged": True}
+    assert loaded.config.to_dict().keys() == model.config.to_dict().keys()
+    config, unused = AutoConfig.from_pretrained(tmp_path, return_unused_kwargs=True, not_a_field=1)
+    assert (config.noted_by_a_tool, unused) == ({"merged": True}, {"not_a_field": 1})
 
 
 def test_a_saved_config_without_backbone_is_refused(tmp_path):

@@ -196,6 +196,21 @@ def test_missing_weights_are_initialised_as_in_a_fresh_model(make_model, tmp_pat
     assert loaded.maturity_embedding.fc_in.weight.std() > 0
 
 
+def test_missing_weights_of_the_backbone_are_drawn_as_the_backbone_draws_them(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    TokMatForContinuousLM(TokMatConfig.tiny()).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    missing = [name for name in weights if name.endswith(("c_proj.weight", "c_fc.weight"))]
+    kept = {name: weight for name, weight in weights.items() if name not in missing}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = TokMatForContinuousLM.from_pretrained(tmp_path, initialise_missing=True).state_dict()
+    for name in missing:  # GPT-2 draws what leads back to the residual stream narrower, by 1 / sqrt(2 * layers)
+        expected = 0.01 if "c_proj" in name else 0.02
+        assert loaded[name].std().item() == pytest.approx(expected, rel=0.15), name
+    assert all(torch.equal(loaded[name], weight) for name, weight in kept.items())
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(make_model, ids):
     def gradients(checkpointing):
         torch.manual_seed(0)

@@ -257,4 +257,6 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
     kind = load_pretrained(PreTrainedConfig.get_config_dict, name)[0].get("model_type")
     if kind != TokMatConfig.model_type:
         raise ValueError(f"{name} is a {kind} model, not a TokMat model")
-    return load_config(name, **kwargs)
+    config = load_config(name, **kwargs)
+    assert isinstance(config, TokMatConfig)
+    return config

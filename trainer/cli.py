@@ -128,7 +128,7 @@ def _is_users(error: Exception) -> bool:
     from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
-    kinds = ValueError | OSError | ImportError | EOFError | OverflowError | MemoryError
-    kinds = kinds | OutOfMemoryError | DatasetsError | StrictDataclassError | SafetensorError
+    files: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, EOFError, OverflowError)
+    kinds = (*files, MemoryError, OutOfMemoryError, DatasetsError, StrictDataclassError, SafetensorError)
     # torch has no class of its own for memory that the CPU does not have.
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

@@ -293,7 +293,7 @@ def _on_side(row: dict[str, str], seed: int, limit: int, below: bool) -> bool:
     return (int.from_bytes(digest, "big") < limit) == below
 
 
-def count_tokens(dataset: Dataset, vocab_size: int) -> torch.LongTensor:
+def count_tokens(dataset: Dataset, vocab_size: int) -> torch.Tensor:
     """How often each id occurs in the `input_ids` of a map-style data set: (vocab_size,).
 
     Raises:

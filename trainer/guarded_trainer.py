@@ -127,7 +127,7 @@ class GuardedTrainer(Trainer):
 
     def _last_good(self) -> str:
         # Until room was made, the checkpoints in the folder are those of the run that is to be replaced.
-        found = None if self.make_room else whole_checkpoint(Path(self.args.output_dir))
+        found = None if self.make_room else whole_checkpoint(Path(str(self.args.output_dir)))
         return f"the last good checkpoint is {found}" if found else "there is no checkpoint of this run yet"
 
 

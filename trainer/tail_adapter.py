@@ -8,6 +8,7 @@ tail_adapter_config.json     what they were trained for, how they decode, and wh
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -49,7 +50,8 @@ def _to_file(name: str) -> str:
 
 def fingerprint(model: PreTrainedModel) -> dict:
     """Of a source: its architecture, and the norms of some embedding rows."""
-    config, table = model.config.get_text_config(), model.get_input_embeddings().weight.detach()
+    config, embeddings = model.config.get_text_config(), model.get_input_embeddings()
+    table = cast(torch.Tensor, embeddings.weight).detach()
     places = torch.linspace(0, len(table) - 1, FINGERPRINT_ROWS).long()
     shape = {name: getattr(config, name) for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
     return shape | {"row_norms": [round(norm, 4) for norm in table[places].float().norm(dim=-1).tolist()]}

@@ -18,7 +18,8 @@ from .callbacks import SampleCallback
 from .data import count_tokens
 from .evaluation.look_ahead import tail_accuracy
 from .guarded_trainer import GuardedTrainer
-from .training_args import TokMatTrainingArguments
+from .lora import TARGETS  # noqa: F401, with it PEFT has a default for TokMat
+from .training_args import TokMatTrainingArguments, refuse_other_losses
 
 PER_ROW = ("position_ids", "attention_mask", "tail_only")  # what says which predictions count
 TAIL_PROMPTS, TAIL_PROMPT_TOKENS, TAIL_NEW_TOKENS = 32, 16, 32  # for tail_acc_k
@@ -44,15 +45,17 @@ class TokMatTrainer(GuardedTrainer):
         ValueError: for weights that are not finite, before any step, and for a loss that is not.
     """
 
+    args: TokMatTrainingArguments
     loss_is_scaled_for_ga = True
 
     def __init__(self, model=None, args: TokMatTrainingArguments | None = None, **kwargs):
         args = TokMatTrainingArguments(output_dir="tokmat-output") if args is None else args
+        refuse_other_losses(args, kwargs.get("compute_loss_func"))
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = True  # `compute_loss` below normalises by num_items_in_batch
         self._sums = defaultdict(float)
         self._eval_sums = defaultdict(float)
-        if getattr(args, "sample_prompts", None):
+        if args.sample_prompts:
             self.add_callback(SampleCallback(self.processing_class, args.sample_prompts, args.sample_max_new_tokens))
 
     @property
@@ -235,8 +238,8 @@ class TokMatTrainer(GuardedTrainer):
             places = row.get("position_ids", range(len(row["input_ids"])))[:TAIL_PROMPT_TOKENS]
             if list(places) == list(range(TAIL_PROMPT_TOKENS)) and len(prompts) < TAIL_PROMPTS:
                 prompts.append(torch.as_tensor(row["input_ids"][:TAIL_PROMPT_TOKENS]))
-        limit = self.tokmat.config.max_position_embeddings or math.inf
-        new_tokens = min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
+        limit = self.tokmat.config.max_position_embeddings
+        new_tokens = TAIL_NEW_TOKENS if limit is None else min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
         if not prompts or new_tokens < 1:
             return {}
         ids = torch.stack(prompts).to(self.tokmat.device)

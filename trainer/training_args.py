@@ -20,6 +20,8 @@ class TokMatTrainingArguments(TrainingArguments):
     travels with the checkpoint.
     """
 
+    _argument_group_name = "training (all of transformers' TrainingArguments)"
+
     slot_metrics: int = field(
         default=4, metadata={"help": "Report slot_acc_1 .. slot_acc_k: accuracy of z^_k on simulated tails. 0 = none."}
     )
@@ -48,6 +50,20 @@ class TokMatTrainingArguments(TrainingArguments):
         require(is_integer(self.tail_metrics, 0, MAX_TAIL_LENGTH), "tail_metrics", self.tail_metrics, allowed)
         new_tokens = self.sample_max_new_tokens
         require(is_integer(new_tokens, 1), "sample_max_new_tokens", new_tokens, "an integer of at least 1")
+
+
+def refuse_other_losses(args: TrainingArguments, compute_loss_func=None) -> None:
+    """The loss is the model's own (Eq. 8), and so is the noise it is trained with: refuse what would replace them.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
+    """
+    rule = "left out: the loss is the model's own (see regression_weight and contrastive_weight)"
+    require(args.label_smoothing_factor == 0, "label_smoothing_factor", args.label_smoothing_factor, rule)
+    require(compute_loss_func is None, "compute_loss_func", compute_loss_func, rule)
+    require(not args.use_liger_kernel, "use_liger_kernel", args.use_liger_kernel, rule)
+    alpha = args.neftune_noise_alpha
+    require(alpha is None, "neftune_noise_alpha", alpha, "None: maturation adds noise of its own (see embryo_norm)")
 
 
 @atexit.register

@@ -92,7 +92,7 @@ class TrainingPlan:
 
     def training_arguments(self) -> TokMatTrainingArguments:
         """Of this machine: bf16 where it pays; and evaluation where text is held out."""
-        values = TRAINING_DEFAULTS | self.training
+        values: dict[str, Any] = TRAINING_DEFAULTS | self.training
         values["use_cpu"] = (
             values.get("use_cpu") or torch.accelerator.current_accelerator() is None
         )  # or bf16 is refused
@@ -127,8 +127,8 @@ def make_tokenizer(source: str | None, train_documents, arguments: DataArguments
     return tokenizer
 
 
-def load_source(source: list[str], arguments: DataArguments, **kwargs):
-    source = source[0] if len(source) == 1 else source
+def load_source(sources: list[str], arguments: DataArguments, **kwargs):
+    source = sources[0] if len(sources) == 1 else sources
     return corpus.load_documents(source, text_column=arguments.text_column, streaming=arguments.streaming, **kwargs)
 
 
@@ -195,10 +195,9 @@ def fit(plan: TrainingPlan) -> int:
         ValueError, OSError: wrong arguments or data, with a message for the user.
     """
     args, data, start = plan.training_arguments(), plan.data, plan.model
-    recipe = SOURCE_TAIL if plan.fields.get("train") == "tail" else LOOK_AHEAD if start.look_ahead else {}
-    fields = recipe | plan.fields
+    fields = recipe_of(plan) | plan.fields
     check_plan(plan, fields)
-    folder, baseline = Path(args.output_dir), start.objective == "ar"
+    folder, baseline = Path(str(args.output_dir)), start.objective == "ar"
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or start.model
@@ -253,7 +252,7 @@ def fit(plan: TrainingPlan) -> int:
     save_whole(trainer.save_model, folder, trainer.replace)
     if args.should_save:
         remove_leftovers(folder)
-    if args.should_save and fields.get("train") == "tail":
+    if args.should_save and isinstance(trainer, TokMatTrainer) and fields.get("train") == "tail":
         save_tail_adapter(trainer.tokmat, folder, start.model)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}
     if baseline and metrics:  # its loss is the cross-entropy, which TokMat's is not
@@ -266,6 +265,21 @@ def fit(plan: TrainingPlan) -> int:
 def replace_outputs(folder: Path, tokenizer) -> None:
     put_aside(folder)
     save_whole(tokenizer.save_pretrained, folder)
+
+
+def recipe_of(plan: TrainingPlan) -> dict[str, Any]:
+    """What `--look-ahead` and `--train tail` stand for; a model that has a tail of its own keeps what it says of it.
+
+    Raises:
+        ValueError: adapters of another rank than the model's.
+    """
+    if plan.fields.get("train") != "tail":
+        return LOOK_AHEAD if plan.model.look_ahead else {}
+    rank = tokmat_config(plan.model.model).tail_adapter_rank if plan.model.model else 0
+    given = plan.fields.get("tail_adapter_rank", rank)
+    if rank and given != rank:
+        raise ValueError(f"`tail_adapter_rank` is {given}, but {plan.model.model} has adapters of rank {rank}")
+    return {} if rank else SOURCE_TAIL
 
 
 def check_plan(plan: TrainingPlan, fields: dict) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from transformers import TextStreamer
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from ..arguments import OneLineParser, argument, given_settings, maturation_flags
@@ -66,7 +67,7 @@ def run(arguments: list[str]) -> int:
     inputs = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(model.device)
 
     single = len(rows) * options.num_return_sequences == 1
-    streamer = None
+    streamer: BaseStreamer | None = None
     if values["watch"]:
         streamer = MaturationStreamer(tokenizer)
     elif single:

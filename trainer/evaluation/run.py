@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import PreTrainedTokenizerBase
 
 from ..arguments import EvaluateArguments
 from ..checkpoints import check_folder, load_model, load_tokenizer, tokmat_config
@@ -34,7 +35,7 @@ class Evaluation:
     result: dict
     written: list[Continuations]
     prompts: Prompts
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
 
 
 def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> Evaluation:
@@ -183,6 +184,4 @@ def add_mauve(result: dict, options, plans: list[Decoder], places: Prompts, stri
         row["mauve_by_kmeans_seed"] = scores[row["name"]]
     count = len(places.ids)
     result["mauve"] = {"continuations": count, "clusters": mauve.clusters(count), "stride": stride}
-    result["conventions"].append(
-        mauve.conventions(count, *(part.shape[1] for part in (places.ids, places.human)), stride)
-    )
+    result["conventions"].append(mauve.conventions(count, places.ids.shape[1], places.human.shape[1], stride))
