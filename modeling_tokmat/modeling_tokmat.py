@@ -23,7 +23,7 @@ from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
 from .tails_tokmat import SimulatedTails
 from .training_tokmat import lesson_losses, make_lesson, simulate_tails
-from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary
+from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary, computing_device
 
 
 @dataclass
@@ -198,6 +198,11 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.token_counts.copy_(counts)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return computing_device(self.get_input_embeddings())
+
+    @property
     def embedding_radius(self) -> float:
         """R, the norm of every row of `token_embeddings()`: the configuration's, or the mean row norm of the table."""
         radius = self.config.embedding_radius
@@ -341,7 +346,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             if maturity is None or committed == maturity.shape[1]:
                 return Conditions()
             gate, maturity, tail_length = self._gate(maturity, tail_length, committed)
-        device = self.tail_length_film.table.weight.device
+        device = computing_device(self.tail_length_film.table)
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
             require(1 <= length <= MAX_TAIL_LENGTH, "tail_length", tail_length, f"in [1, {MAX_TAIL_LENGTH}]")
