@@ -203,7 +203,8 @@ def test_beside_the_source_equals_one_pass_over_everything(name, kind):
     loss = beside.loss - TAIL["regression_weight"] * beside.regression_loss
     torch.testing.assert_close(line.loss, loss)
     # The distillation is the only difference.
-    frozen = model(packed, position_ids=positions, use_cache=False).predicted_embeds.detach()
+    with torch.no_grad():
+        frozen = model(packed, position_ids=positions, use_cache=False).predicted_embeds
     alone = tails.alone()
     weights = alone.maturity.clamp(min=model.config.tail_weight_floor) * used
     predictable = torch.nn.functional.pad((labels[:, 1:] != -100) & (positions[:, 1:] > 0), (0, 1))

@@ -60,3 +60,18 @@ def test_a_quantized_cache_that_would_be_rolled_back(make_model):
     cache = Quantized()
     with pytest.raises(ValueError, match="`past_key_values` is 'Quantized'.*dynamic or static"):
         make_model().generate(IDS, max_new_tokens=4, tail_length=3, past_key_values=cache)
+
+
+@torch.no_grad()
+def test_going_on_from_text_begins_with_a_fresh_tail_unless_there_is_none(make_model):
+    def equal(**given):
+        given |= {"eos_token_id": None}
+        model = make_model()
+        first = model.generate(IDS, max_new_tokens=8, **given)
+        whole = model.generate(IDS, max_new_tokens=14, **given)
+        assert torch.equal(whole[:, :18], first)
+        return torch.equal(model.generate(first, max_new_tokens=6, **given), whole)
+
+    assert equal(tail_length=1, alpha_max=1.0)
+    assert equal(tail_length=4, commit="verified", alpha_max=1.0)
+    assert not equal(tail_length=8, embryo_norm=1.0, alpha_max=0.5)
