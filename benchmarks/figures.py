@@ -89,7 +89,8 @@ def rewritten(text: str) -> str:
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    cards = sorted((ROOT / "checkpoints").glob("*/README.md"))
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *cards]
 
 
 # -- repetition: what is measured -------------------------------------------------------------------------------------
@@ -288,6 +289,44 @@ def look_ahead_decode():
             best = not alone and row["decoder"] == "K=8 verified" and kind == "bf16, eager"
             mark = "**" if best else ""
             rows.append([kind, f"{mark}{model}{names[row['decoder']]}{mark}", *cells])
+    return rows
+
+
+# -- pretrained models ------------------------------------------------------------------------------------------------
+
+
+def spec_bench(name: str) -> list[list[str]]:
+    """tokens per forward and speed over greedy of each decoder, by kind of prompt."""
+    groups = load(name)["groups"]
+    decoders = [decoder for decoder in groups["all"] if decoder not in ("greedy", "K = 1")]
+    rows = [["prompts", "number", *(f"{decoder}: tokens/forward, x greedy, same text" for decoder in decoders)]]
+    for kind, found in groups.items():
+        cells = []
+        for decoder in decoders:
+            row = found[decoder]
+            cells.append(f"{row['tokens_per_forward']:.2f}, {row['speed']:.2f}, {row['same_text']}/{row['prompts']}")
+        rows.append([kind, str(found["greedy"]["prompts"]), *cells])
+    return rows
+
+
+@table("spec-bench-fp32", "spec-bench-fp32")
+def spec_bench_fp32():
+    return spec_bench("spec-bench-fp32")
+
+
+@table("spec-bench-bf16", "spec-bench-bf16")
+def spec_bench_bf16():
+    return spec_bench("spec-bench-bf16")
+
+
+@table("tail-accuracy", "tail-accuracy")
+def tail_accuracy():
+    found = load("tail-accuracy")["rows"]
+    slots = range(2, len(found[0]["accuracy"]) + 2)
+    rows = [["slots hold", "read", *(f"slot {slot}" for slot in slots), "tokens per forward"]]
+    for row in found:
+        shares = [f"{share:.3f}" for share in row["accuracy"]]
+        rows.append([row["slots"], row["read"], *shares, f"{row['tokens_per_forward']:.2f}"])
     return rows
 
 

@@ -281,7 +281,7 @@ def functions() -> list[tuple[str, str, str, str]]:
         for node in ast.walk(ast.parse(source)):
             doc = isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and ast.get_docstring(node)
             if doc and len(doc.split()) >= 5:
-                lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
+                lines = source.split("\n")[node.lineno - 1 : node.end_lineno]
                 code = "\n".join(line[node.col_offset :] for line in lines[:25])
                 purpose = " ".join(doc.split("\n\n")[0].split())
                 found.append((node.name, purpose, code, doc[:800]))
@@ -297,7 +297,7 @@ def code_documents() -> list[str]:
             for node in ast.parse(source).body:
                 if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.end_lineno - node.lineno >= 8:
                     found.append(
-                        "\n".join(source.splitlines()[node.lineno - 1 : min(node.end_lineno, node.lineno + 59)])
+                        "\n".join(source.split("\n")[node.lineno - 1 : min(node.end_lineno, node.lineno + 59)])
                     )
     return found
 

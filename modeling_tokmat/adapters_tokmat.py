@@ -21,6 +21,7 @@ class Gate(NamedTuple):
 
     start: int
     mask: torch.Tensor | None = None
+    in_place: bool = False  # whether what adapters add may be added in place: nobody else looks at it
 
 
 _RUNNING: ContextVar[Gate | None] = ContextVar("tail_gate")
@@ -34,6 +35,8 @@ class TailGate:
 
     def set(self, gate: Gate | None) -> None:
         """Not undone after a pass: gradient checkpointing runs the layers again in the backward pass."""
+        if gate is not None and gate.mask is None and not torch.is_grad_enabled():
+            gate = gate._replace(in_place=True)
         self.last = gate
         if not torch.compiler.is_compiling():
             _RUNNING.set(gate)
@@ -63,6 +66,9 @@ class TailAdapter(nn.Module):
         if gate is None:
             return output
         slots = vectors[:, gate.start :]
+        if gate.in_place:
+            output[:, gate.start :] += F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
+            return output
         added = F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
         added = (added if gate.mask is None else added * gate.mask).to(output.dtype)
         if gate.start == 0:
@@ -89,12 +95,12 @@ class TailAdapters(nn.ModuleDict):
         self.gate = TailGate()
         for name, layer in backbone.named_modules():
             if isinstance(layer, nn.Linear):
-                sizes = layer.in_features, layer.out_features
+                inner, outer = layer.in_features, layer.out_features
             elif isinstance(layer, Conv1D):
-                sizes = layer.nx, layer.nf
+                inner, outer = layer.nx, layer.nf
             else:
                 continue
-            adapter = TailAdapter(*sizes, rank, self.gate)
+            adapter = TailAdapter(inner, outer, rank, self.gate)
             layer.register_forward_hook(partial(_adapt, adapter))
             self[name.replace(".", "/")] = adapter
 

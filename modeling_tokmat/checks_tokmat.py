@@ -2,18 +2,30 @@
 """What a value may be: errors that name the argument, its value and what is allowed."""
 
 import math
+import sys
+
+LARGEST = sys.float_info.max  # an int may be larger than any float
+SHOWN = 200  # characters of a value in an error
 
 
 def require(condition: bool, name: str, value, allowed: str) -> None:
     """Raise a `ValueError` that names the argument, its value and what is allowed, unless `condition` holds."""
     if not condition:
-        raise ValueError(f"`{name}` is {value!r}, but it must be {allowed}.")
+        raise ValueError(f"`{name}` is {_shown(value)}, but it must be {allowed}.")
+
+
+def _shown(value) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits has none
+        text = f"an int of {value.bit_length()} bits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether `value` is a finite real number (not a bool) in [low, high]."""
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return real and math.isfinite(value) and low <= value <= high
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    return real and low <= value <= high
 
 
 def is_integer(value, low: int, high: float = math.inf) -> bool:

@@ -23,12 +23,12 @@ class Conditions(NamedTuple):
 
     def apply(self, vectors: torch.Tensor) -> torch.Tensor:
         """h = (1 + gamma) * (z + shift) + beta, (batch, length, d); z itself, to the bit, where the gate is shut."""
-        if self.shift is None:
-            return vectors
         shift, gamma, beta = self.shift, self.gamma, self.beta
+        if shift is None or gamma is None or beta is None:
+            return vectors
         if self.gate is None:
             return (1 + gamma) * (vectors.to(shift.dtype) + shift) + beta
-        start, mask = self.gate
+        start, mask, _ = self.gate
         slots = vectors[:, start:]
         told = (1 + gamma) * (slots + shift) + beta
         told = (told if mask is None else torch.where(mask > 0, told, slots)).to(vectors.dtype)

@@ -3,7 +3,9 @@
 
 from dataclasses import fields
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -17,6 +19,16 @@ NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
 FILM_SCOPES = ("sequence", "tail")
 TRAINED = ("all", "tail")
+STRONGEST = 1e6  # of what is multiplied with losses and vectors: far from where float32 ends
+MOST_BYTES = 2**33  # that one part of a training step may take
+INTEGERS = (
+    ("num_negatives", 1, 2**31),
+    ("context_window", 0, 2**31),
+    ("rollout_passes", 1, MAX_TAIL_LENGTH),
+    ("rollout_jump", 0, MAX_TAIL_LENGTH),
+    ("parallel_tails", 0, 2**20),
+    ("parallel_slots", 0, MAX_TAIL_LENGTH),
+)
 
 # What a saved folder loads with: `AutoModel` and `AutoModelForCausalLM` give the one class that generates.
 AUTO_MAP = {
@@ -179,8 +191,10 @@ class TokMatConfig(PreTrainedConfig):
         self.backbone_config = _resolve_backbone(self.backbone_config)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(self, name) is None:
-                setattr(self, name, getattr(self.backbone_config, name, None))
+                setattr(self, name, _own_tokens(getattr(self.backbone_config, name, None), self.vocab_size))
         self.check_fields()
+        named = not isinstance(self.dtype, str) or isinstance(getattr(torch, self.dtype, None), torch.dtype)
+        require(named and isinstance(self.dtype, str | torch.dtype | None), "dtype", self.dtype, "a dtype of torch")
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -206,7 +220,7 @@ class TokMatConfig(PreTrainedConfig):
     @classmethod
     def tiny(cls, vocab_size: int = 97, model_type: str = "gpt2", **fields) -> "TokMatConfig":
         """A model of about 20,000 parameters, without dropout, for tests and trials. `fields` override any field."""
-        backbone = {
+        backbone: dict = {
             "vocab_size": vocab_size,
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -230,22 +244,17 @@ class TokMatConfig(PreTrainedConfig):
         def check(name, ok, allowed):
             require(ok(getattr(self, name)), name, getattr(self, name), allowed)
 
-        radius = self.embedding_radius
-        require(
-            radius is None or (is_number(radius, 0) and radius > 0), "embedding_radius", radius, "a number above 0"
-        )
-        check("logit_scale", lambda value: is_number(value, 0) and value > 0, "a number above 0")
-        for name in ("regression_weight", "contrastive_weight", "context_negatives", "unigram_exponent"):
-            check(name, lambda value: is_number(value, 0), "a number of at least 0")
+        measure = "a number in [1e-9, 1e9]"  # within what float32 can square and divide by
+        check("embedding_radius", lambda value: value is None or is_number(value, 1e-9, 1e9), f"None or {measure}")
+        check("logit_scale", lambda value: is_number(value, 1e-9, 1e9), measure)
+        for name in ("regression_weight", "contrastive_weight", "context_negatives", "embryo_norm"):
+            check(name, lambda value: is_number(value, 0, STRONGEST), f"a number of at least 0, at most {STRONGEST:g}")
+        check("unigram_exponent", lambda value: is_number(value, 0, 4), "a number of at least 0, at most 4")
         check("negatives", lambda value: value in NEGATIVES, f"one of {', '.join(NEGATIVES)}")
-        check("num_negatives", lambda value: is_integer(value, 1), "an integer of at least 1")
-        check(
-            "context_window", lambda value: is_integer(value, 0), "an integer of at least 0 (0 = the whole document)"
-        )
+        for name, low, high in INTEGERS:
+            allowed = f"an integer of at least {low}, at most {high}"
+            check(name, lambda value, low=low, high=high: is_integer(value, low, high), allowed)
         check("maturation", lambda value: value in MATURATIONS, f"one of {', '.join(MATURATIONS)}")
-        check("rollout_passes", lambda value: is_integer(value, 1), "an integer of at least 1")
-        for name in ("parallel_tails", "parallel_slots", "rollout_jump"):
-            check(name, lambda value: is_integer(value, 0), "an integer of at least 0")
         check("tail_weight_floor", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
         scopes = ("tail",) if self.parallel_tails else FILM_SCOPES
         which = " when parallel_tails is above 0" if self.parallel_tails else ""
@@ -256,11 +265,31 @@ class TokMatConfig(PreTrainedConfig):
         longest = self.max_tail_length
         check("min_tail_length", lambda value: is_integer(value, 1, longest), f"in [1, max_tail_length = {longest}]")
         check("clean_probability", lambda value: is_number(value, 0, 1), "a number in [0, 1]")
-        check("embryo_norm", lambda value: is_number(value, 0), "a number of at least 0")
-        for name in ("freeze_embeddings", "successor_head", "output_bias"):
+        for name in ("freeze_embeddings", "successor_head", "output_bias", "use_cache", "tie_word_embeddings"):
             check(name, lambda value: isinstance(value, bool), "True or False")
         self._check_geometry(check)
+        self._check_memory()
+        self._check_tokens()
         validate_schedule(**self.schedule_settings())
+
+    def _check_memory(self) -> None:
+        """What one step holds at once, at the least: keys of negatives, (n, d), and the mask among parallel slots."""
+        negatives = 4 * self.num_negatives * self.hidden_size
+        slots = self.parallel_tails * min(self.parallel_slots or MAX_TAIL_LENGTH, max(self.max_tail_length - 1, 1))
+        for name, needed, holds in (
+            ("num_negatives", negatives, f"their keys, of hidden_size {self.hidden_size}"),
+            ("parallel_tails", 4 * slots**2, f"the mask among {slots:,} slots of one sequence"),
+        ):
+            few = f"so few that {holds}, fit into {MOST_BYTES:,} bytes (these would take {needed:,})"
+            require(needed <= MOST_BYTES, name, getattr(self, name), few)
+
+    def _check_tokens(self) -> None:
+        size = self.vocab_size
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            several = name == "eos_token_id" and isinstance(value, list) and value
+            ok = value is None or all(is_integer(token, 0, size - 1) for token in (value if several else [value]))
+            require(ok, name, value, f"None or an id in [0, {size - 1}]{', or a list of them' * (name[0] == 'e')}")
 
     def _check_geometry(self, check) -> None:
         check("geometry", lambda value: value in GEOMETRIES, f"one of {', '.join(GEOMETRIES)}")
@@ -283,6 +312,7 @@ class TokMatConfig(PreTrainedConfig):
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """The backbone's configuration: caches and resizing read layer counts, head sizes and vocabulary from it."""
+        assert isinstance(self.backbone_config, PreTrainedConfig)  # from `__post_init__` on
         return self.backbone_config
 
     vocab_size = _of_the_backbone("vocab_size")
@@ -300,7 +330,7 @@ class TokMatConfig(PreTrainedConfig):
 
     @max_position_embeddings.setter
     def max_position_embeddings(self, value: int) -> None:
-        self.backbone_config.max_position_embeddings = value
+        self.get_text_config().max_position_embeddings = value
 
 
 def unknown_names(names) -> list[str]:
@@ -309,6 +339,12 @@ def unknown_names(names) -> list[str]:
     return sorted(
         name for name in names if name not in known and not name.startswith("_") and not hasattr(TokMatConfig, name)
     )
+
+
+def _own_tokens(token, size: int):
+    """A backbone's special token, or None where its vocabulary has none such: defaults of another size."""
+    tokens = token if isinstance(token, list) else [token]
+    return token if tokens and all(is_integer(one, 0, size - 1) for one in tokens) else None
 
 
 def tokmat_fields() -> list[str]:
@@ -325,19 +361,27 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
         values = dict(backbone)
         model_type = values.pop("model_type")
         try:
+            known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
+            require(known, "backbone_config.model_type", model_type, "a model type that transformers knows")
             backbone = AutoConfig.for_model(model_type, **values)
-        except ValueError as error:
-            if "Unrecognized model identifier" not in str(error):
+        except Exception as error:
+            if not type(error).__module__.startswith("huggingface_hub"):  # whose validation has errors of its own
                 raise
-            require(False, "backbone_config.model_type", model_type, "a model type that transformers knows")
+            raise ValueError(f"`backbone_config` has a wrong value. {' '.join(str(error).split())}") from error
     require(isinstance(backbone, PreTrainedConfig), "backbone_config", backbone, "a dict or a PreTrainedConfig")
 
     name = backbone.model_type
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
     decoder_only = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and getattr(backbone, "is_decoder", True) is not False
     decoder_only = decoder_only and not backbone.is_encoder_decoder and hasattr(backbone, "num_attention_heads")
     require(
         decoder_only, "backbone_config.model_type", name, "a decoder-only attention model (gpt2, llama, qwen3, ...)"
     )
+    nested = backbone.get_text_config() is not backbone
+    require(not nested, "backbone_config.model_type", name, "a model of text alone, not one with a text model inside")
+    for size in sizes:
+        value = getattr(backbone, size, None)
+        require(is_integer(value, 1, 2**31), f"backbone_config.{size}", value, "an integer of at least 1, below 2**31")
     window = getattr(backbone, "sliding_window", None) if getattr(backbone, "use_sliding_window", True) else None
     kinds = set(getattr(backbone, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     require(

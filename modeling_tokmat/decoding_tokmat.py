@@ -1,7 +1,10 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Algorithm 1: the decoding loop, what it runs on and what ends it."""
 
+import math
+
 import torch
+from transformers.utils import ModelOutput
 
 from .committed_tokmat import Committed
 from .maturation_tokmat import committed_vector
@@ -73,7 +76,7 @@ def decode(
         # 4. committed slots become exact embeddings, the tail moves up, embryos enter
         committed.advance(fed.vectors.shape[1], counts, vectors, fed.exact)
         tail.move_up(counts, committed)
-        stream.put(committed, tail, ending.unfinished)
+        stream.put(committed, tail, ending.running)
     ending.close(committed)
     stream.end()
 
@@ -97,7 +100,8 @@ class Network:
 
     def __init__(self, model, cache, dtype: torch.dtype, chunk_size=None, compiled=None, outputs=()):
         self.model, self.dtype, self.chunk_size, self.compiled = model, dtype, chunk_size, compiled
-        self.num_forwards, self.outputs = 0, None
+        self.num_forwards = 0
+        self.outputs: ModelOutput | None = None  # of the last pass
         # Logits are wanted of updated slots alone, not of the positions that forward returns.
         none = torch.empty(0, dtype=torch.long, device=model.device)
         self.arguments = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": none}
@@ -116,8 +120,8 @@ class Network:
         call = self.compiled if self.compiled is not None and steady and fed.usual else self.model
         vectors = torch.cat([committed.vectors, fed.vectors], dim=1)
         positions = torch.cat([committed.positions, fed.positions], dim=1)
-        self.outputs = self._forward(call, vectors, positions, fed.conditions, fed.mask)
-        predicted = self.outputs.predicted_embeds[:, committed.vectors.shape[1] - 1 :].to(self.dtype)
+        outputs = self.outputs = self._forward(call, vectors, positions, fed.conditions, fed.mask)
+        predicted = outputs.predicted_embeds[:, committed.vectors.shape[1] - 1 :].to(self.dtype)
         if not steady:
             self._require_finite(predicted)
         return predicted
@@ -178,8 +182,10 @@ class Ending:
     def __init__(self, network: Network, settings, criteria, pad: torch.Tensor | None, batch_size: int, late: bool):
         self.network, self.settings, self.criteria, self.pad, self.late = network, settings, criteria, pad, late
         self.unfinished = torch.ones(batch_size, dtype=torch.bool, device=network.model.device)
+        self.running = [True] * batch_size  # the same on the host, unless it is late
         self.broken = torch.zeros_like(self.unfinished)
-        self.finished, self.overrun, self.flags = False, 0, None
+        self.finished, self.overrun = False, 0
+        self.flags: LateFlags | None = None
 
     def fill(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (batch,), with padding in rows that have ended."""
@@ -188,26 +194,34 @@ class Ending:
     def check(self, committed: Committed, rows, taking: list[bool], scores, logits, tokens) -> None:
         """After `tokens` (batch,), chosen by `logits` (batch, V), were committed in `rows` (batch,)."""
         # An argmax finds a NaN before all else, so the scores of chosen tokens speak for all.
-        finite = logits.gather(1, tokens[:, None])[:, 0].abs() < torch.inf
-        self.broken |= rows & self.unfinished & ~finite
+        chosen, unfinished = logits.gather(1, tokens[:, None])[:, 0], self.unfinished
         done = committed.by_length(lambda ids: self.criteria(ids, scores), taking)
-        self.unfinished = self.unfinished & ~(done & rows)
-        before, self.flags = self.flags, LateFlags(torch.stack([self.unfinished.any(), self.broken.any()]))
+        self.unfinished = unfinished & ~(done & rows)
         if not self.late:
-            self.finished = not self._running(self.flags, committed)
-        else:
-            self.overrun = int(before is not None and not self._running(before, committed))
-            self.finished = self.overrun > 0 or committed.counts[0] == committed.new_tokens
+            finite = map(math.isfinite, chosen.tolist())
+            if not all(fine for fine, takes, runs in zip(finite, taking, self.running) if takes and runs):
+                self.refuse(committed)
+            self.running = self.unfinished.tolist()
+            self.finished = not any(self.running)
+            return
+        self.broken = self.broken | (unfinished & ~chosen.isfinite())
+        before, self.flags = self.flags, LateFlags(torch.stack([self.unfinished.any(), self.broken.any()]))
+        if before is not None:
+            self.overrun = int(not self._read(before, committed))
+        self.finished = self.overrun > 0 or committed.counts[0] == committed.new_tokens
 
     def close(self, committed: Committed) -> None:
-        """The last step's scores must have been finite too."""
-        if self.late and self.flags is not None and not self.overrun:
-            self._running(self.flags, committed)
+        """Scores that are read late must have been finite at the last step too, unless it is taken back."""
+        if self.flags is not None and not self.overrun:
+            self._read(self.flags, committed)
 
-    def _running(self, flags: LateFlags, committed: Committed) -> bool:
+    def _read(self, flags: LateFlags, committed: Committed) -> bool:
         running, broken = flags.read()
         if broken:
-            amplifying = ", ".join(f"{name} = {getattr(self.settings, name)}" for name in AMPLIFYING)
-            otherwise = f"the tail overflows {self.network.dtype} (its settings: {amplifying})"
-            self.network.refuse(f"The scores of generated token {max(committed.counts)} are", otherwise)
+            self.refuse(committed)
         return running
+
+    def refuse(self, committed: Committed) -> None:
+        amplifying = ", ".join(f"{name} = {getattr(self.settings, name)}" for name in AMPLIFYING)
+        otherwise = f"the tail overflows {self.network.dtype} (its settings: {amplifying})"
+        self.network.refuse(f"The scores of generated token {max(committed.counts)} are", otherwise)

@@ -47,6 +47,7 @@ class DraftBudget:
         rows: of the batch; each costs its own positions, and each step is as many chances to learn.
         wide: whether a forward is one of 32-bit weights or wider over a single position.
         foreseeing: whether the tail was trained to know what comes next.
+        adapted: whether adapters act in the tail, whose small products cost time of their own.
     """
 
     LONGEST, LONGEST_LOOKUP = 4, 10
@@ -55,10 +56,14 @@ class DraftBudget:
     POSITION_COST = 0.01  # of one more position per row, in forwards over one position
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
+    ADAPTED_COST, WIDE_ADAPTED_COST = 0.15, 0.5  # more than that where adapters act (135M parameters, AVX512)
 
-    def __init__(self, longest: int, rows: int = 1, wide: bool = False, foreseeing: bool = False):
-        self.rows, self.position_cost = rows, self.POSITION_COST * rows
-        self.fixed_cost = self.WIDE_COST if wide and rows == 1 else self.DRAFT_COST
+    def __init__(
+        self, longest: int, rows: int = 1, wide: bool = False, foreseeing: bool = False, adapted: bool = False
+    ):
+        self.rows, self.position_cost, wide = rows, self.POSITION_COST * rows, wide and rows == 1
+        self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
+        self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
         worth_it = self.positions(1) * self.position_cost + self.fixed_cost < 1  # as a single draft gains one token
         self.longest = longest if worth_it else 0
         self.longest_lookup = self.LONGEST_LOOKUP if worth_it else 0

@@ -3,18 +3,19 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationMixin, QuantizedCache
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.utils import logging
 
-from .checks_tokmat import is_integer, require
+from .checks_tokmat import require
 from .committed_tokmat import Committed
 from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
-from .inputs_tokmat import check_ids
 from .noise_tokmat import DecodingNoise
+from .requests_tokmat import check_lengths, check_objects, check_prompt, check_return_sequences
 from .settings_tokmat import SETTINGS, MaturationSettings
 from .tail_tokmat import StableTail, Tail
 from .trace_tokmat import Record, Stream
@@ -47,6 +48,12 @@ class TokMatGenerateOutput(GenerateDecoderOnlyOutput):
 
 
 class TokMatGenerationMixin(GenerationMixin):
+    # The model's own.
+    config: Any
+    device: Any
+    dtype: Any
+    embed_tokens: Any
+
     _supported_generation_modes = [GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE]
 
     def generate(self, inputs=None, generation_config=None, **kwargs):
@@ -76,8 +83,21 @@ class TokMatGenerationMixin(GenerationMixin):
         for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
             require(kwargs.get(name) is None, name, "given", "left out: guidance compares with the tail alone")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
-        if torch.is_tensor(ids) and ids.numel() > 0 and not ids.is_floating_point():
-            check_ids(ids, "input_ids", self.config.vocab_size)
+        cache = kwargs.get("past_key_values")
+        check_objects(generation_config, kwargs.get("streamer"), cache)
+
+        def asked(name):
+            values = (
+                kwargs.get(name),
+                getattr(generation_config, name, None),
+                getattr(self.generation_config, name, None),
+            )
+            return next((value for value in values if value is not None), None)
+
+        check_lengths(asked, self.config.vocab_size)
+        size, dim = self.get_input_embeddings().weight.shape
+        prompt = ids, kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        check_prompt(*prompt, size, dim, asked("bos_token_id"), cached=cache is not None)
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs):
@@ -101,7 +121,7 @@ class TokMatGenerationMixin(GenerationMixin):
 
         settings = MaturationSettings(**{name: resolve(name, getattr(MaturationSettings, name)) for name in SETTINGS})
         several = resolve("num_return_sequences", 1)
-        require(is_integer(several, 1), "num_return_sequences", several, "an integer of at least 1")
+        check_return_sequences(several, settings.tail_length, self.config.hidden_size)
         implementation = self.backbone.config._attn_implementation
         masked = settings.guidance_scale != 1 or (settings.commit == "verified" and settings.tail_length > 1)
         possible = not masked or implementation in ("eager", "sdpa")
@@ -232,8 +252,6 @@ class TokMatGenerationMixin(GenerationMixin):
         require(croppable, "past_key_values", type(cache).__name__, "a dynamic or static cache, to be rolled back")
         mask = torch.ones_like(positions) if mask is None else mask.to(self.device)
         mask = mask.bool().expand(len(vectors), -1)
-        empty = (~mask[:, -pending:].any(dim=1)).nonzero().flatten().tolist()
-        require(not empty, "attention_mask", f"0 everywhere in rows {empty}", "1 at one token of each prompt at least")
         return Committed(
             input_ids.to(self.device),
             new_tokens,

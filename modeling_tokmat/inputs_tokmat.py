@@ -19,7 +19,7 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None,
     committed: bool,
 ) -> None:
-    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that are not committed.
+    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that no token has.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
@@ -94,8 +94,7 @@ def _check_norms(vectors: torch.Tensor, radius: float | None) -> None:
         return
     logger.warning_once(
         f"`inputs_embeds` have a mean norm of {norms.mean().item():.3g}, but committed vectors have norm R = "
-        f"{radius:.3g} "
-        'under geometry "sphere". A token is read as `model.embed_tokens(ids)`, its embedding row at norm R; '
+        f'{radius:.3g} under geometry "sphere". A token is read as `model.embed_tokens(ids)`, its row at norm R; '
         "`model.get_input_embeddings()(ids)`, which prompt tuning and other tools pass on, is read as something else "
         "and gives other logits than `input_ids`. Pass `model.embed_tokens(ids)`, or convert with geometry "
         '"pretrained", whose committed vectors are the rows themselves.'

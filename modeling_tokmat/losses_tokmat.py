@@ -47,6 +47,7 @@ def draw_negatives(
     if source == "unigram":
         seen = token_weights is not None and bool((token_weights > 0).any())
         require(seen, "token_counts", token_weights, 'set with `set_token_counts` when negatives="unigram"')
+        assert token_weights is not None
         drawn = torch.multinomial(token_weights.float().cpu(), num_negatives, replacement=True, generator=generator)
     elif source == "batch" and bool((labels != -100).any()):
         pool = labels[labels != -100].cpu()
@@ -117,9 +118,9 @@ def info_nce(
         targets = target_ids[rows, positions]
         scores = F.linear(queries, keys).to(dtype)
         scores = scores if bias is None else scores + bias.to(dtype)
-        present = context.present(rows, positions, targets) if context is not None else None
         if negative_ids is None:
-            if present is not None:
+            if context is not None:
+                present = context.present(rows, positions, targets)
                 ids = context.ids[rows, None].expand(present.shape)
                 scores = scores.scatter_add(-1, ids, context.weight * present.to(dtype))
             return F.cross_entropy(scores.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
@@ -127,7 +128,8 @@ def info_nce(
         target = (queries.to(dtype) * target_keys.to(dtype)).sum(-1, keepdim=True)
         barred = negative_ids == targets[..., None]
         terms = [target, scores]
-        if present is not None:
+        if context is not None:
+            present = context.present(rows, positions, targets)
             ids = context.ids[rows, None].expand(present.shape)
             taken = torch.zeros(*targets.shape, vocab_size, dtype=torch.int8, device=ids.device)
             taken.scatter_add_(-1, ids, present.to(torch.int8))

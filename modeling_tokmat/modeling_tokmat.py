@@ -3,6 +3,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTail
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
 from .inputs_tokmat import check_inputs, check_own_forward, check_training
+from .loading_tokmat import require_settings, require_whole
 from .losses_tokmat import draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
@@ -43,7 +45,7 @@ class TokMatOutput(ModelOutput):
     """
 
     loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -67,6 +69,7 @@ class TokMatPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32
 
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
@@ -77,6 +80,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     `forward` with `labels` in training mode simulates maturation by itself, so that any Trainer trains the model.
     """
 
+    token_counts: torch.Tensor | None
     accepts_loss_kwargs = False  # the plain Trainer then takes the loss for a per-batch mean, which it is
 
     def __init__(self, config: TokMatConfig):
@@ -87,7 +91,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         require(
             "inputs_embeds" in accepted,
             "backbone_config",
-            config.backbone_config.model_type,
+            self.backbone.config.model_type,
             "a model that accepts `inputs_embeds`",
         )
         embeddings = self.get_input_embeddings()
@@ -115,16 +119,28 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         self.freeze()
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, initialise_missing: bool = False, **kwargs):
         """As in transformers. Weights on the CPU are laid out as in the model that was saved, so that its logits are
-        reproduced to the bit: matrix kernels round differently for addresses that are not multiples of 64."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        reproduced to the bit: matrix kernels round differently for addresses that are not multiples of 64.
+
+        Args:
+            initialise_missing: draw tensors that the file lacks as in a fresh model, instead of refusing it. Those of
+                a part that the given configuration has and the saved one has not are drawn in any case.
+
+        Raises:
+            ValueError: names the file and the tensors that it lacks, or a generation_config.json that is damaged.
+        """
+        told, name = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
+        require_settings(name, kwargs)
+        loaded: Any = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        if not initialise_missing:
+            require_whole(model, name, set(info["missing_keys"]), kwargs)
         for weight in model.parameters():
             if weight.device.type == "cpu" and weight.data_ptr() % 64:
                 weight.data = weight.data.clone()
         model.freeze()
-        return loaded
+        return (model, info) if told else model
 
     def freeze(self) -> None:
         """Take the gradient from what the configuration says is not trained (`train`, `freeze_embeddings`)."""
@@ -145,7 +161,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
 
     def initialize_weights(self):
         """As in transformers. The backbone initialises itself: in a model that is not transformers' own, modules
-        without weights of their own are passed over, and what they do to their parts (GPT-2's scaled c_proj) too."""
+        without weights of their own are passed over, and so is what they do to their parts (GPT-2's scaled c_proj)."""
         self.backbone.initialize_weights()
         super().initialize_weights()
 
@@ -163,7 +179,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         elif module is self and self.token_counts is not None:
             init.zeros_(self.token_counts)
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
@@ -189,12 +205,9 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     def set_token_counts(self, counts: torch.Tensor) -> None:
         """Set the token frequencies that `negatives="unigram"` draws from. `counts`: shape (V,), at least 0."""
         require(self.token_counts is not None, "negatives", self.config.negatives, '"unigram" to take token counts')
-        require(
-            counts.shape == self.token_counts.shape,
-            "counts",
-            tuple(counts.shape),
-            f"of shape ({self.config.vocab_size},)",
-        )
+        assert self.token_counts is not None
+        shape, allowed = tuple(counts.shape), tuple(self.token_counts.shape)
+        require(shape == allowed, "counts", shape, f"of shape {allowed}")
         self.token_counts.copy_(counts)
 
     @property
@@ -282,7 +295,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
         if labels is None:
-            vectors = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+            vectors = inputs_embeds if input_ids is None else self.embed_tokens(input_ids)
             conditions = self.conditions(maturity, tail_length) if conditions is None else conditions
             cached = {"past_key_values": past_key_values, "use_cache": use_cache}
             predicted, outputs = self.predict(vectors, conditions, **cached, **inputs)
@@ -316,9 +329,9 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         config = self.config
         if generator is None and not self.training:
             generator = torch.Generator().manual_seed(0)
-        weights = None if self.token_counts is None else self.token_counts.float() ** config.unigram_exponent
-        if weights is not None:
-            weights = weights * (self.token_counts > 0)  # 0 ** 0 is 1
+        counts, weights = self.token_counts, None
+        if counts is not None:
+            weights = counts.float() ** config.unigram_exponent * (counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
     def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
@@ -356,7 +369,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if self.config.film_scope == "tail":
             lengths = torch.ones_like(lengths) if maturity is None else torch.where(maturity < 1, lengths, 1)
         shift = self.maturity_embedding(torch.ones(1, 1, device=device) if maturity is None else maturity)
-        return Conditions(shift, *self.tail_length_film(lengths), gate)
+        gamma, beta = self.tail_length_film(lengths)
+        return Conditions(shift, gamma, beta, gate)
 
     def _gate(self, maturity, tail_length, committed) -> tuple:
         """The gate of a pass, and what is told to the positions that it is open for."""

@@ -42,6 +42,9 @@ class Tail:
     """
 
     came_true: dict[str, int] | None = None  # drafts by where they came from, where there are any
+    # From the first update on: the slots that the last one moved, before it, and logits of those it may commit.
+    before: torch.Tensor
+    logits: torch.Tensor
     lockstep = True  # every row commits the same number of tokens at every step, so nothing waits for the device
 
     def __init__(self, model, vocabulary, settings, noise: DecodingNoise, batch_size: int):
@@ -55,8 +58,7 @@ class Tail:
         # Noise says nothing of any token.
         self._queries = None if vocabulary.one_space else torch.zeros_like(self.vectors)
         self.steps, self.slots, self.copies = 0, 0, 1
-        self.before = self.logits = None
-        self._layout = None, None, None
+        self._layout: tuple = (None, None, None)
 
     @property
     def queries(self) -> torch.Tensor:

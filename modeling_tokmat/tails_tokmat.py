@@ -74,6 +74,7 @@ class SimulatedTails:
         visible = torch.zeros(batch, line, self.length + slots, dtype=torch.bool, device=device)
         same = self.at_place(self.documents)[:, :, None] == self.documents[:, None]
         visible[..., : self.length] = same & (torch.arange(self.length, device=device) <= self.start[:, :, None])
+        assert self.owner is not None  # as all parallel tails have it, and `jumps`
         own = self.owner[self.lead :]
         visible[:, self.lead :, self.length :] = (own[:, None] == own).tril()
         mask = torch.zeros(visible.shape, dtype=dtype, device=device)
@@ -89,6 +90,7 @@ class SimulatedTails:
     def back(self, steps: int) -> "SimulatedTails":
         """The same parallel tails as many decoding steps earlier, before those had committed 1 + `jumps` tokens each.
         Those that then had not begun stay where they are and are not `begun`."""
+        assert self.jumps is not None
         in_tail = self.slot > 0
         since = torch.where(in_tail, steps + self.jumps[:, :steps].sum(1), 0)
         start = self.start - since

@@ -26,18 +26,18 @@ class MaturationStep(ModelOutput):
         vectors (`(batch, slots, d)`): z~ itself, with `output_maturation="vectors"`.
     """
 
-    position: torch.LongTensor | None = None
-    committed: torch.LongTensor | None = None
-    maturity: torch.FloatTensor | None = None
-    token_ids: torch.LongTensor | None = None
-    top_ids: torch.LongTensor | None = None
-    top_cosines: torch.FloatTensor | None = None
-    distance: torch.FloatTensor | None = None
-    displacement: torch.FloatTensor | None = None
-    entropy: torch.FloatTensor | None = None
-    entropy_scaled: torch.FloatTensor | None = None
-    norm: torch.FloatTensor | None = None
-    vectors: torch.FloatTensor | None = None
+    position: torch.Tensor | None = None
+    committed: torch.Tensor | None = None
+    maturity: torch.Tensor | None = None
+    token_ids: torch.Tensor | None = None
+    top_ids: torch.Tensor | None = None
+    top_cosines: torch.Tensor | None = None
+    distance: torch.Tensor | None = None
+    displacement: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    entropy_scaled: torch.Tensor | None = None
+    norm: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
 
 
 def describe(tail, vectors: bool, start: list[int], counts: list[int], k: int = 5) -> MaturationStep:
@@ -115,16 +115,16 @@ class Stream:
     def __init__(self, streamer):
         self.streamer, self.told = streamer, 0
 
-    def put(self, committed, tail, running: torch.Tensor) -> None:
+    def put(self, committed, tail, running: list[bool]) -> None:
         """Tokens that all rows have by now, and the nearest tokens of the tail that remains (`put_draft`).
 
         Args:
-            committed: a [`Committed`]. tail: a [`Tail`] that moved up. running: rows that still run, (batch,), bool.
+            committed: a [`Committed`]. tail: a [`Tail`] that moved up. running: which rows still run.
         """
         if self.streamer is None:
             return
         counts = committed.counts
-        ready = min((count for count, runs in zip(counts, running.tolist()) if runs), default=max(counts))
+        ready = min((count for count, runs in zip(counts, running) if runs), default=max(counts))
         for place in range(self.told, ready):
             self.streamer.put(committed.ids[:, committed.prompt_length + place].cpu())
         self.told = max(ready, self.told)

@@ -71,6 +71,7 @@ def make_lesson(
     targets = F.pad(labels[:, 1:], (0, 1)).clamp(min=0)
     content, target_keys, negative_keys = model.vocabulary().look_up(input_ids, targets, negative_ids)
     content = inputs_embeds if content is None else content
+    assert content is not None  # `forward` has seen to it that one of the two is given
     at_place = (lambda values: values) if tails is None else tails.at_place
 
     context = None
@@ -248,6 +249,7 @@ def mature(tails: SimulatedTails, content: torch.Tensor, config, radius: float, 
     with torch.no_grad():
         for steps in range(config.rollout_passes, 0, -1):
             earlier = tails.back(steps)
+            assert tails.jumps is not None and earlier.begun is not None
             following = read(torch.where(in_tail, tail, earlier.at_place(content)), earlier)
             embryos = tails.noise(dim, norm, stream=1 + steps)
             moved = tails.moved_up(tail, embryos)

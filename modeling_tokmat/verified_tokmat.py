@@ -22,13 +22,15 @@ class VerifiedTail(Tail):
     the next drafts.
     """
 
+    came_true: dict[str, int]
     lockstep = False
 
     def __init__(self, *args):
         super().__init__(*args)
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
-        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing)
+        adapted = self.model.tail_adapters is not None
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted)
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
         self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts
@@ -40,7 +42,7 @@ class VerifiedTail(Tail):
         self.vectors = torch.cat([self.vectors, beyond], dim=1)
         if self._queries is not None:
             self._queries = torch.zeros_like(self.vectors)
-        self.layouts = {}
+        self._layouts = {}
 
     @property
     def told_length(self) -> int:
@@ -68,9 +70,9 @@ class VerifiedTail(Tail):
 
     def _layout_of(self, own: int, drafts: int, slots: int, recurs: bool):
         """Conditions of a pass, and the places of its drafts and slots after the last committed position."""
-        if (own, drafts, slots) not in self.layouts:
+        if (own, drafts, slots) not in self._layouts:
             if not recurs:  # without a cache, all that is committed is fed again
-                self.layouts.clear()
+                self._layouts.clear()
             exact, branches = own + drafts, drafts + 1
             told = self.maturity_before.new_ones(1, exact + branches * slots)
             told[0, exact:] = self.maturity_before[:slots].repeat(branches)
@@ -79,8 +81,8 @@ class VerifiedTail(Tail):
             branch = torch.arange(branches, device=self.device).repeat_interleave(slots)
             slot = torch.arange(1, slots + 1, device=self.device).repeat(branches)
             places = torch.cat([torch.arange(1, drafts + 1, device=self.device), branch + slot])
-            self.layouts[own, drafts, slots] = self.model.conditions(told, lengths if slots else 1, exact), places
-        return self.layouts[own, drafts, slots]
+            self._layouts[own, drafts, slots] = self.model.conditions(told, lengths if slots else 1, exact), places
+        return self._layouts[own, drafts, slots]
 
     def update(self, predicted):
         exact, slots = self.candidates, self.slots
@@ -143,9 +145,8 @@ class VerifiedTail(Tail):
             rows.append(chosen)
         widest = max(self.given)
         # Whatever fills a row up is checked as drafts are, and so can do no harm.
-        return torch.tensor([row + [0] * (widest - len(row)) for row in rows], device=self.device).view(
-            self.batch_size, widest
-        )
+        rows = [row + [0] * (widest - len(row)) for row in rows]
+        return torch.tensor(rows, dtype=torch.long, device=self.device).view(self.batch_size, widest)
 
     def foreseen(self, ahead, logits, last) -> torch.Tensor:
         """The nearest tokens of the branch that came true, (batch, slots); through the successor head, where there is

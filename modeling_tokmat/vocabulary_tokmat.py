@@ -5,6 +5,8 @@ Two spaces are told apart: the network reads vectors of the input space, and wha
 where it is scored against the keys. Under the paper's geometry, "sphere", they are one.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -34,7 +36,7 @@ class Vocabulary:
     one_space = True
     bias: torch.Tensor | None = None
 
-    def __init__(self, embeddings: nn.Module, radius: float, logit_scale: float):
+    def __init__(self, embeddings: nn.Embedding, radius: float, logit_scale: float):
         self.embeddings, self.radius, self.logit_scale = embeddings, radius, logit_scale
         self.scale = logit_scale
         self._inverse_norms: torch.Tensor | None = None
@@ -116,9 +118,11 @@ class PretrainedVocabulary(Vocabulary):
 
     one_space = False
 
-    def __init__(self, embeddings: nn.Module, radius: float, logit_scale: float, output: nn.Linear | None):
+    def __init__(self, embeddings: nn.Embedding, radius: float, logit_scale: float, output: nn.Linear | None):
         super().__init__(embeddings, radius, logit_scale)
         self.scale = logit_scale / radius**2
+        # A power of two is exact wherever it is multiplied in: cheapest before the table is met.
+        self._before, self._behind = (self.scale, 1.0) if math.frexp(self.scale)[0] == 0.5 else (1.0, self.scale)
         self.output = embeddings if output is None else output
         self.bias = None if output is None or output.bias is None else _whole(output, "bias")
 
@@ -152,7 +156,8 @@ class PretrainedVocabulary(Vocabulary):
     def scores(self, vectors: torch.Tensor) -> torch.Tensor:
         """The implied logits of vectors of the query space: shape (..., d) -> (..., V)."""
         table = _whole(self.output)
-        scores = F.linear(vectors.to(table.dtype), table) * self.scale
+        scores = F.linear(self._before * vectors.to(table.dtype), table)
+        scores = scores if self._behind == 1 else scores * self._behind
         return scores if self.bias is None else scores + self.bias
 
     def as_inputs(self, predicted, scores=None):
@@ -166,7 +171,7 @@ class PretrainedVocabulary(Vocabulary):
         return (share * self.embed(ids)).sum(-2).to(predicted.dtype)
 
 
-def computing_device(module: nn.Module) -> torch.device:
+def computing_device(module: nn.Embedding | nn.Linear) -> torch.device:
     """Where a module computes; weights that accelerate has offloaded lie on no device."""
     hook = _offloading(module)
     return module.weight.device if hook is None else torch.device(hook.execution_device)

@@ -65,3 +65,13 @@ def test_errors_come_before_any_generation(models, story_file, arguments, messag
     arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--new-tokens", "8", *arguments]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and re.search(message, result.output), result.output
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused_first(models, story_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.evaluation.decoders.write", None)
+    (tmp_path / "notes.txt").write_text("kept")
+    arguments = ["evaluate", str(models[0]), "--data", str(story_file), "--prompts", "2", "--new-tokens", "4"]
+    for output in ("notes.txt", "notes.txt/below"):
+        result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / output)])
+        assert result.exit_code == 2 and "notes.txt is a file" in result.output, result.output
+    assert (tmp_path / "notes.txt").read_text() == "kept"

@@ -44,9 +44,11 @@ def test_measures_of_the_backbone_are_read_and_set(model_type):
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("embedding_radius", 0.0, "above 0"),
-        ("embedding_radius", float("nan"), "above 0"),
-        ("logit_scale", -1.0, "above 0"),
+        ("embedding_radius", 0.0, "in [1e-9, 1e9]"),
+        ("embedding_radius", float("nan"), "in [1e-9, 1e9]"),
+        ("embedding_radius", 1e-320, "in [1e-9, 1e9]"),
+        ("logit_scale", -1.0, "in [1e-9, 1e9]"),
+        ("logit_scale", 1e308, "in [1e-9, 1e9]"),
         ("regression_weight", -0.1, "at least 0"),
         ("contrastive_weight", "much", "at least 0"),
         ("negatives", "hard", "uniform, unigram, batch, all"),
@@ -67,6 +69,22 @@ def test_measures_of_the_backbone_are_read_and_set(model_type):
         ("schedule_gamma", 1.5, "(0, 1]"),
         ("schedule_beta", 0.0, "above 0"),
         ("freeze_embeddings", "yes", "True or False"),
+        ("successor_head", 1, "True or False"),
+        ("output_bias", None, "True or False"),
+        ("use_cache", "no", "True or False"),
+        ("tie_word_embeddings", 0, "True or False"),
+        ("geometry", "torus", "sphere, pretrained"),
+        ("tail_adapter_rank", 2**20, "[0, 1024]"),
+        ("train", "head", "all, tail"),
+        ("bos_token_id", 50257, "[0, 50256]"),
+        ("eos_token_id", [], "a list of them"),
+        ("eos_token_id", [1, 2.5], "a list of them"),
+        ("pad_token_id", -1, "[0, 50256]"),
+        ("pad_token_id", True, "[0, 50256]"),
+        ("dtype", "float7", "a dtype of torch"),
+        ("regression_weight", 1e308, "at most 1e+06"),
+        ("rollout_passes", 65, "at most 64"),
+        ("parallel_slots", 65, "at most 64"),
     ],
 )
 def test_wrong_values_are_refused_by_name(field, value, allowed):
@@ -76,9 +94,66 @@ def test_wrong_values_are_refused_by_name(field, value, allowed):
     assert allowed in str(error.value)
 
 
+INTEGERS = ("num_negatives", "context_window", "rollout_passes", "rollout_jump", "parallel_tails", "parallel_slots")
+INTEGERS += ("tail_adapter_rank", "min_tail_length", "max_tail_length", "bos_token_id", "eos_token_id", "pad_token_id")
+FLOATS = (
+    "embedding_radius",
+    "logit_scale",
+    "regression_weight",
+    "contrastive_weight",
+    "unigram_exponent",
+    "alpha_max",
+)
+FLOATS += ("context_negatives", "tail_weight_floor", "clean_probability", "embryo_norm", "schedule_gamma")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        10**30,
+        -(10**30),
+        10**400,
+        pytest.param(10**5000, id="5000 digits"),
+        1e308,
+        float("inf"),
+        float("nan"),
+        "1",
+        [[]],
+    ],
+)
+@pytest.mark.parametrize("field", INTEGERS + FLOATS)
+def test_no_number_is_too_large_for_an_error_that_names_the_field(field, value):
+    with pytest.raises(ValueError, match=f"`{field}` is "):
+        TokMatConfig.tiny(**({"parallel_tails": 2, "film_scope": "tail"} | {field: value}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        ({"num_negatives": 10**8}, "`num_negatives` .* 12,800,000,000"),
+        ({"parallel_tails": 10**5, "film_scope": "tail"}, "`parallel_tails` .* 1,960,000,000,000"),
+    ],
+)
+def test_what_no_memory_holds_is_refused_with_its_bytes(fields, needed):
+    with pytest.raises(ValueError, match=needed):
+        TokMatConfig.tiny(**fields)
+
+
+def test_special_tokens_of_a_larger_vocabulary_are_not_inherited():
+    config = TokMatConfig(backbone_config=GPT2Config(vocab_size=97))  # whose own are 50256
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, None)
+    assert TokMatConfig(eos_token_id=[3, 4]).eos_token_id == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
+        ({"model_type": "gemma3"}, "gemma3"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "'hidden_size' expected int"),
+        ({"model_type": "llama", "hidden_size": 10**30}, "backbone_config.hidden_size"),
+        ({"model_type": "llama", "vocab_size": 0}, "backbone_config.vocab_size"),
+        ({"model_type": "llama", "num_attention_heads": 7}, "attention heads"),
+        ({"model_type": 7}, "model_type"),
         ({}, "model_type"),
         ({"model_type": "no-such-model"}, "no-such-model"),
         (7, "a dict or a PreTrainedConfig"),

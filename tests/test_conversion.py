@@ -203,8 +203,7 @@ def test_beside_the_source_equals_one_pass_over_everything(name, kind):
     loss = beside.loss - TAIL["regression_weight"] * beside.regression_loss
     torch.testing.assert_close(line.loss, loss)
     # The distillation is the only difference.
-    with torch.no_grad():
-        frozen = model(packed, position_ids=positions, use_cache=False).predicted_embeds
+    frozen = model.eval()(packed, position_ids=positions, use_cache=False).predicted_embeds.detach()
     alone = tails.alone()
     weights = alone.maturity.clamp(min=model.config.tail_weight_floor) * used
     predictable = torch.nn.functional.pad((labels[:, 1:] != -100) & (positions[:, 1:] > 0), (0, 1))
@@ -268,3 +267,53 @@ def test_a_tail_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no tail adapters"):
         save_tail_adapter(from_autoregressive(make_source("gpt2")), tmp_path / "none")
     assert not (tmp_path / "out").exists() and not (tmp_path / "none").exists()
+
+
+# -- decoding beside the source ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lookup", [None, 6])
+@pytest.mark.parametrize("name", ["llama tied", "gpt2", "phi", "qwen3"])
+@torch.no_grad()
+def test_verified_text_is_the_sources(name, lookup):
+    """Left padding, rows that end at different times, processors: the source's own greedy text, token for token."""
+    source, model = make_source(name).double(), make_tail(name).double()
+    ids = torch.randint(2, 97, (3, 12), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    ids[1, :5], mask[1, :5] = 1, 0
+    run = {"attention_mask": mask, "max_new_tokens": 40, "do_sample": False, "pad_token_id": 1}
+    for further in ({"eos_token_id": None}, {"eos_token_id": [5, 17, 60]}, {"repetition_penalty": 1.4}):
+        expected = source.generate(ids, **run, **further)
+        output = model.generate(
+            ids, commit="verified", prompt_lookup_num_tokens=lookup, return_dict_in_generate=True, **run, **further
+        )
+        assert torch.equal(output.sequences, expected), further
+        assert set(output.drafts_taken) == {"tail", "lookup"}
+
+
+@torch.no_grad()
+def test_a_lookup_makes_loops_cheap_and_says_so():
+    model = make_tail().double()
+    ids = torch.arange(2, 12).repeat(2)[None]
+    run = {"max_new_tokens": 40, "commit": "verified", "eos_token_id": None, "return_dict_in_generate": True}
+    plain = model.generate(ids, **run)
+    helped = model.generate(ids, prompt_lookup_num_tokens=8, **run)
+    assert torch.equal(helped.sequences, plain.sequences)
+    assert helped.num_forwards < plain.num_forwards and helped.drafts_taken["lookup"] > 0
+
+
+@torch.no_grad()
+def test_every_rule_decodes_a_converted_model(ids):
+    model = make_tail()
+    for settings in (
+        {"tail_length": 4},
+        {"commit": "stable", "tail_length": 4},
+        {"tail_length": 4, "guidance_scale": 2},
+    ):
+        settings = {"commit": "front", "alpha_max": 0.9, "eos_token_id": None, "max_new_tokens": 12} | settings
+        output = model.generate(ids, output_maturation=True, return_dict_in_generate=True, **settings)
+        assert output.sequences.shape == (2, 32)
+        step = output.maturation[2]
+        assert (step.entropy_scaled > 0).all() and step.norm.isfinite().all()
+        alone = model.generate(ids[1:], **settings)
+        assert torch.equal(alone[0], output.sequences[1])

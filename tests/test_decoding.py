@@ -263,3 +263,102 @@ def test_a_real_compiler_gives_the_same_text(make_model, prompt):
     torch._dynamo.utils.counters.clear()
     assert torch.equal(model.generate(prompt, compile_config=compiling, **settings), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"commit": "stable"}, {"commit": "verified"}, {"streamed": True}])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused_wherever_they_come(
+    make_model, prompt, monkeypatch, late, settings, bad
+):
+    """Predictions that break in the middle of a run, at its last step, or in the vector of one row alone."""
+    model, passes, settings = make_model(), [], dict(settings)
+    streamer = Told() if settings.pop("streamed", False) else None
+    if late:
+        monkeypatch.setattr(generation_tokmat, "accelerated", lambda device: True)
+    break_at = 0
+
+    def spoil(module, args, output):
+        passes.append(1)
+        if len(passes) == break_at:
+            output = output.clone()
+            output[1, :, 0] = bad
+        return output
+
+    model.head.register_forward_hook(spoil)
+    run = {"max_new_tokens": 6, "tail_length": 4, "eos_token_id": None, "max_refinements": 1, **settings}
+    model.generate(prompt, **run)
+    for break_at in {2, len(passes)}:
+        passes.clear()
+        with pytest.raises(ValueError, match=r"scores of generated token \d are not finite.*overflows torch.float32"):
+            model.generate(prompt, **run, streamer=streamer)
+        assert streamer is None or len(streamer.put_calls) == break_at  # the prompt, and what was chosen before
+        if streamer is not None:
+            streamer.put_calls.clear()
+
+
+class Told:
+    def __init__(self):
+        self.put_calls = []
+
+    def put(self, value):
+        self.put_calls.append(value)
+
+    def end(self):
+        pytest.fail("ended")
+
+
+def test_what_is_not_finite_is_named(make_model, prompt):
+    model = make_model()
+    half = make_model().to(torch.float16)
+    with pytest.raises(ValueError, match="not finite, though all weights are.*guidance_scale = 1000000.0"):
+        half.generate(prompt, max_new_tokens=6, tail_length=4, guidance_scale=1e6, dynamics_noise=1e6)
+
+    def break_a_weight(module, args):
+        if module.steps == 3:
+            module.mlp.c_fc.weight.data[0, 0] = float("nan")
+        module.steps += 1
+
+    model.backbone.h[1].steps = 0
+    model.backbone.h[1].register_forward_pre_hook(break_a_weight)
+    with pytest.raises(ValueError, match="token 4 are not finite: `backbone.h.1.mlp.c_fc.weight` holds NaN"):
+        model.generate(prompt, max_new_tokens=6, tail_length=4, eos_token_id=None)
+
+
+def test_a_row_that_has_ended_may_be_anything(make_model, prompt):
+    """Rows are independent: what becomes of one after its end is nobody's concern."""
+    model, calls = make_model(double=True), []
+    eos = int(model.generate(prompt, max_new_tokens=1, tail_length=4, **NOISY)[0, -1])
+
+    def spoil(module, args, output):
+        calls.append(1)
+        if len(calls) > 1:
+            output = output.clone()
+            output[0] = float("nan")
+        return output
+
+    run = {**NOISY, "eos_token_id": eos, "pad_token_id": 1, "max_new_tokens": 5, "tail_length": 4}
+    expected = model.generate(prompt, **run)
+    model.head.register_forward_hook(spoil)
+    assert torch.equal(model.generate(prompt, **run), expected)
+
+
+@pytest.mark.parametrize("rule", ["front", "stable", "verified"])
+def test_a_rank_that_is_done_keeps_others_company_and_changes_nothing(make_model, prompt, monkeypatch, rule):
+    """Sharded weights need every rank in every pass, until the last of them is done."""
+    model = make_model(double=True)
+    run = {**NOISY, "eos_token_id": [3, 9, 50, 12], "pad_token_id": 1, "max_new_tokens": NEW, "tail_length": 4}
+    run |= {"commit": rule, "return_dict_in_generate": True, "output_scores": True}
+    alone, left = model.generate(prompt, **run), 3
+
+    def others_go_on(self, finished, synced_gpus, device):
+        nonlocal left
+        assert synced_gpus
+        left -= finished
+        return not finished or left >= 0
+
+    monkeypatch.setattr(type(model), "_has_unfinished_sequences", others_go_on)
+    together = model.generate(prompt, synced_gpus=True, **run)
+    assert together.num_forwards == alone.num_forwards + 3
+    assert torch.equal(together.sequences, alone.sequences) and len(together.scores) == len(alone.scores)
+    assert together.past_key_values.get_seq_length() == alone.past_key_values.get_seq_length()

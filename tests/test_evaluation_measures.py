@@ -34,7 +34,7 @@ def test_the_judge_reads_the_continuation_alone(models):
 
 def test_continuations_have_one_length_and_seeds_differ(models, story_file, tokenizer):
     prompts = held_out_prompts(load_documents(str(story_file)), tokenizer, 4, 6, 10)
-    tokmat = AutoModelForCausalLM.from_pretrained(models[0], trust_remote_code=True).eval()
+    tokmat = AutoModelForCausalLM.from_pretrained(models[0], trust_remote_code=True).double().eval()
     run = {"embryo_norm": 3.0, "alpha_max": 0.3}
     written = write("noisy", tokmat, prompts, 10, 3, [0, 1], **run)
     assert [part.shape for part in written.runs] == [(4, 10)] * 2 and not torch.equal(*written.runs)

@@ -2,6 +2,8 @@
 """Decoding by delayed commitment, token-exact in float64 (near-ties flip in float32)."""
 
 import logging
+import sys
+import threading
 
 import pytest
 import torch
@@ -357,3 +359,54 @@ def make_like(model):
 def test_half_precision_runs(make_model, prompt):
     model = make_model().to(torch.bfloat16)
     assert model.generate(prompt, max_new_tokens=6, eos_token_id=None).shape == (3, 15)
+
+
+def test_threads_share_a_model_and_its_saved_settings(make_model, prompt):
+    model = make_model()
+    saved = {"num_return_sequences": 2, "guidance_scale": 2.0, "temperature": 0.7, "top_k": 5}
+    for name, value in {**saved, "eos_token_id": None}.items():
+        setattr(model.generation_config, name, value)
+    run = {"max_new_tokens": 2, "tail_length": 3}
+    expected = model.generate(prompt[:1], **run)
+    wrong, interval = [], sys.getswitchinterval()
+
+    def work():
+        for _ in range(15):
+            try:
+                text = model.generate(prompt[:1], **run)
+            except Exception as error:  # in a thread it would be lost
+                wrong.append(error)
+            else:
+                if not torch.equal(text, expected):
+                    wrong.append(tuple(text.shape))
+
+    sys.setswitchinterval(1e-6)  # threads take turns often, so that what one does for a moment is seen by others
+    try:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    assert {name: getattr(model.generation_config, name) for name in saved} == saved
+
+
+@pytest.mark.parametrize("refused", [{"max_new_tokens": 10**7}, {"max_new_tokens": 60, "commit": "verified"}])
+def test_a_refused_call_leaves_no_longer_static_cache_behind(make_model, prompt, refused):
+    """transformers remembers the longest static cache, and makes every later one as long."""
+    model = make_model()
+    settings = {"cache_implementation": "static", "eos_token_id": None, "return_dict_in_generate": True}
+    with pytest.raises(ValueError, match="`max_length` is .*64 positions"):
+        model.generate(prompt, **refused, **settings)
+    padded, mask = torch.cat([torch.ones_like(prompt), prompt], dim=1), torch.ones(3, 18, dtype=torch.long)
+    mask[:, :9] = 0  # padding takes up the cache, but no positions
+    output = model.generate(padded, attention_mask=mask, max_new_tokens=4, tail_length=3, **settings)
+    assert output.past_key_values.get_max_length() == 18 + 4 - 1
+    exact = model.generate(padded, attention_mask=mask, max_new_tokens=64 - 9 + 1, tail_length=1, **settings)
+    assert exact.sequences.shape[1] == 18 + 64 - 9 + 1
+    embeds = {"inputs_embeds": model.embed_tokens(prompt), **settings}
+    with pytest.raises(ValueError, match="`max_length` is '66 .a prompt of 9 positions and 57 new tokens"):
+        model.generate(max_new_tokens=57, **embeds)
+    assert model.generate(max_new_tokens=56, **embeds).sequences.shape[1] == 56

@@ -12,7 +12,7 @@ IDS = torch.arange(2, 22).view(2, 10)
 def test_a_prompt_that_is_padding_alone(make_model, tail_length):
     mask = torch.ones_like(IDS)
     mask[1] = 0
-    with pytest.raises(ValueError, match=r"`attention_mask` is '0 everywhere in rows \[1\]'"):
+    with pytest.raises(ValueError, match=r"`attention_mask` is '0 in all of the rows \[1\]'"):
         make_model().generate(IDS, attention_mask=mask, max_new_tokens=3, tail_length=tail_length)
 
 

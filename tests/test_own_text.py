@@ -46,15 +46,15 @@ def llama_config(tokenizer, **fields):
 
 @pytest.fixture(scope="module", params=["llama", "tokmat"])
 def model(request, tokenizer):
-    """A random model whose greedy texts differ and sometimes end."""
+    """A random model whose greedy texts differ and sometimes end; float64: width must not matter."""
     torch.manual_seed(0)
     config = llama_config(tokenizer)
     if request.param == "llama":
-        return LlamaForCausalLM(config).eval()
+        return LlamaForCausalLM(config).double().eval()
     config = TokMatConfig(backbone_config=config.to_dict(), embedding_radius=1.0, eos_token_id=0, pad_token_id=1)
     model = TokMatForContinuousLM(config).eval()
     torch.nn.init.orthogonal_(model.head.weight)
-    return model
+    return model.double()
 
 
 def some_prompts(count=12, seed=1):
@@ -86,7 +86,8 @@ def test_answers_of_a_batch_are_each_prompt_s_own_greedy_text(model, tokenizer, 
 def test_an_answer_that_is_stuck_leaves_the_batch(tokenizer, monkeypatch):
     monkeypatch.setattr(own_text, "STAGE", 8)
     # With tied embeddings and small weights a random model soon says one thing for ever.
-    model = LlamaForCausalLM(llama_config(tokenizer, tie_word_embeddings=True, initializer_range=0.13)).eval()
+    model = LlamaForCausalLM(llama_config(tokenizer, tie_word_embeddings=True, initializer_range=0.13))
+    model = model.double().eval()
     prompts = [prompt.ids for prompt in some_prompts(count=8)]
     whole = answer(model, tokenizer, prompts, 96, stop_loops=False)
     stopped = answer(model, tokenizer, prompts, 96, stop_loops=True)

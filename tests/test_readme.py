@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""The README's commands run, in order, in an empty directory; so do the examples."""
+"""The README's commands run, in order, in an empty directory; so do the examples. What documents name is there."""
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 # What a test can wait for; everything else of a command is as the README has it.
@@ -16,11 +18,12 @@ SMALLER = ["--backbone", "tiny", "--max-steps", "3", "--vocab-size", "300", "--b
 
 
 GOING_ON = ["--max-steps", "2", "--block-size", "32", "--eval-steps", "2"]  # where the model is given
+DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 FEW = "--prompts 4 --prompt-tokens 6 --new-tokens 8 --seeds 1 --verified-prompts 1 --mauve-continuations 20".split()
 
 
-def blocks(language):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def blocks(language, page="README.md"):
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -43,7 +46,10 @@ def run(folder, command):
 
 
 def test_python_blocks_run_one_after_the_other(directory):
-    code = "\n".join(blocks("python"))
+    # The settings' page goes on with the model that the README loads, before the README makes another one.
+    load, *further = blocks("python")
+    assert len(further) == 1 and len(load.strip().splitlines()) == 6
+    code = "\n".join([load, *blocks("python", "docs/SETTINGS.md"), *further])
     assert "AutoModelForCausalLM" in code and "TokMatTrainer" in code and "output_maturation" in code
     assert "This function returns" in run(directory, ["python", "-c", code])
     assert (directory / "my-other-model" / "modeling_tokmat.py").is_file()
@@ -76,19 +82,50 @@ def test_shell_blocks_run_one_after_the_other(directory):
 
 @pytest.mark.parametrize("name", ["picture_tail.py", "show_settings.py"])
 def test_examples_run(directory, name):
-    output = {"picture_tail.py": "tail.png", "show_settings.py": "settings.md"}[name]
+    output = {"picture_tail.py": "tail.png", "show_settings.py": "settings.json"}[name]
     usage = (ROOT / "examples" / name).read_text(encoding="utf-8")
     command = shlex.split(re.search(r"^ *(python examples/.*)$", usage, flags=re.MULTILINE)[1])
     run(directory, ["python", str(ROOT / "examples" / name), *command[2:]])
     assert (directory / output).stat().st_size > 500
+    if output.endswith(".json"):  # what docs/SETTINGS.md is made of has the fields that the committed file has
+        found, committed = (json.loads((folder / output).read_text()) for folder in (directory, ROOT / "docs/results"))
+        assert found.keys() | {"note"} == committed.keys() and found["rows"][0].keys() == committed["rows"][0].keys()
+        assert [row["changed"] for row in found["rows"]] == [row["changed"] for row in committed["rows"]]
 
 
-def test_links_and_files_that_the_readme_names_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / link).exists(), link
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS])
+def test_links_and_files_that_a_page_names_exist(page):
+    path = ROOT / page
+    text = path.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / link).exists(), link
+    for name in re.findall(r"`((?:docs|tests|benchmarks|examples|modeling_tokmat|trainer|hub_cards)/[\w./]*)`", text):
+        assert (ROOT / name).exists() or page == "CHANGELOG.md", name
     anchors = {
         re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.M)
     }
     for anchor in re.findall(r"\]\(#([^)]+)\)", text):
         assert anchor in anchors, anchor
+
+
+def test_every_picture_of_docs_is_shown():
+    shown = {
+        (path.parent / link).resolve()
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
+    }
+    assert {path.resolve() for path in (ROOT / "docs").rglob("*.png")} == shown
+
+
+def test_checks_before_a_commit_and_on_a_server_are_those_of_make():
+    (pinned,) = re.findall(r"^(ruff==\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == ["ruff check --force-exclude", "ruff format --force-exclude"]
+    assert all(hook["additional_dependencies"] == [pinned] for hook in hooks)
+    steps = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["test"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    assert "ruff check ." in subprocess.run(["make", "-n", "lint"], cwd=ROOT, capture_output=True, text=True).stdout

@@ -13,7 +13,10 @@ from conftest import BACKBONES
 
 from modeling_tokmat import TokMatForContinuousLM
 
-PARTS = "configuration maturation losses modeling generation decoding verified committed inputs trace".split()
+PARTS = (
+    "adapters checks committed conditioning configuration decoding draft_budget generation inputs loading losses "
+    "maturation modeling noise requests settings tail tails trace training verified vocabulary"
+).split()
 PRELUDE = """
 import importlib.util, sys
 class Barred:

@@ -32,3 +32,14 @@ def prompt():
 def test_wrong_settings_are_refused(make_model, prompt, arguments, message):
     with pytest.raises(ValueError, match=message):
         make_model().generate(prompt, max_new_tokens=2, **arguments)
+
+
+@pytest.mark.parametrize(
+    "name", ["guidance_scale", "embryo_norm", "history_noise", "dynamics_noise", "direction_rate"]
+)
+@pytest.mark.parametrize("value", [1e7, 1e38, 1e39, float("inf"), float("nan")])
+def test_what_would_leave_the_range_of_floats_is_refused(make_model, prompt, name, value):
+    model = make_model()
+    with pytest.raises(ValueError, match=rf"`{name}` is .*a number in \[0, 1e\+06\]"):
+        model.generate(prompt, max_new_tokens=2, **{name: value})
+    model.generate(prompt, max_new_tokens=2, **{name: 1e6})

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from modeling_tokmat.maturation_tokmat import low_norm_noise
 from trainer.cli import app
 from trainer.commands import reproduce as reproduce_command
-from trainer.studies import NEEDS, STUDIES, lab, require_packages
+from trainer.data import load_documents
+from trainer.studies import NEEDS, STUDIES, lab, look_ahead, require_packages
 from trainer.studies.diversity import changed_by_noise, derived_temperature, measured_temperature
 from trainer.studies.entropy import lives
 from trainer.studies.lab import FULL, NOT_JUDGED, SMALL, Finding, Lab
@@ -215,13 +216,18 @@ def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_te
     assert made.load(made.start()).config.model_type == "tokmat"
 
 
-@pytest.mark.parametrize("studies", [list(STUDIES)[:5], list(STUDIES)[5:]], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "studies", [list(STUDIES)[:5], list(STUDIES)[5:-1], list(STUDIES)[-1:]], ids=["first", "second", "look_ahead"]
+)
 def test_all_studies_run(studies, tmp_path, story_texts, monkeypatch):
     monkeypatch.setitem(reproduce_command.BUDGETS, "small", TINY)
     monkeypatch.setattr(
         "trainer.studies.diversity.NEGATIVES", {"context negatives 0": "all", "reference": "all + past"}
     )
     monkeypatch.setattr("trainer.studies.ablations.ARMS", _some_arms())
+    few = ("paper", "rollout-16", "rollout", "own-mixed", "own-quarter", "rollout-K4")
+    monkeypatch.setattr("trainer.studies.look_ahead.ARMS", {name: look_ahead.ARMS[name] for name in few})
+    monkeypatch.setattr("trainer.studies.look_ahead.OWN_TEXTS", {"small": 8})
     monkeypatch.chdir(tmp_path)
     result = reproduce(*studies, "--data", story_texts, "--dialogue", story_texts, "--output", "out")
     assert result.exit_code == 0, (result.output, result.stderr[-3000:], result.exception)
@@ -235,6 +241,26 @@ def test_all_studies_run(studies, tmp_path, story_texts, monkeypatch):
                     slack = 1e-6 + 1e-3 * abs(middle)  # figures are rounded
                     assert low <= middle + slack and middle <= high + slack
     assert json.loads((tmp_path / "out" / "lab.json").read_text())["budget"]["name"] == "small"
+
+
+def test_arms_are_trained_as_they_say(tmp_path, story_texts, monkeypatch):
+    """Own text trains the tails alone, or is mixed in; a model is trained on; K is what the arm says."""
+    made = Lab(tmp_path, TINY, str(story_texts), say=lambda text: None)
+    plans, train = [], lab.fit
+    monkeypatch.setattr(lab, "fit", lambda plan: plans.append(plan) or train(plan))
+    monkeypatch.setattr(look_ahead, "OWN_TEXTS", {"small": 8})
+    for name in ("own-quarter", "own-mixed", "rollout-K4"):
+        look_ahead.train_arm(made, name)
+    by_name = {Path(plan.training["output_dir"]).name: plan for plan in plans}
+    own = str(tmp_path / "data" / "own.jsonl")
+    quarter, mixed, four = (by_name[f"ahead-{name}"] for name in ("own-quarter", "own-mixed", "rollout-K4"))
+    assert (quarter.data.tail_data, quarter.data.tail_share) == ([own], 0.25)
+    assert mixed.data.data == [str(tmp_path / "data" / "some.txt"), own] and mixed.data.tail_data is None
+    lengths = [sum(map(len, load_documents(source)["text"])) for source in mixed.data.data]
+    assert lengths[1] <= lengths[0] < 2 * lengths[1]
+    assert (four.fields["min_tail_length"], four.fields["max_tail_length"]) == (4, 4)
+    assert {plan.model.model for plan in (quarter, mixed, four)} == {str(made.path("ahead-base"))}
+    assert by_name["ahead-base"].fields["context_negatives"] == 2.0 and by_name["ahead-base"].model.model is not None
 
 
 def _some_arms():
@@ -251,3 +277,13 @@ def test_frozen_conditioning_stays_none(tmp_path, story_texts, monkeypatch):
     off, on = (made.load(arm(made, name)) for name in ("no conditioning", "reference"))
     parts = [(model.maturity_embedding.fc_out.weight, model.tail_length_film.table.weight) for model in (off, on)]
     assert not any(weight.any() for weight in parts[0]) and all(weight.any() for weight in parts[1])
+
+
+def test_a_folder_is_not_claimed_for_data_that_does_not_exist(tmp_path, story_file):
+    out, missing = tmp_path / "out", str(tmp_path / "missing.txt")
+    for flags in (["--data", missing], ["--held-out", missing], ["--dialogue", missing], ["--data", ""]):
+        result = reproduce("repetition", *flags, "--output", out)
+        assert result.exit_code == 2 and "Traceback" not in result.output and not out.exists(), flags
+    (tmp_path / "file").write_text("")
+    result = reproduce("repetition", "--output", tmp_path / "file")
+    assert result.exit_code == 2 and "is a file" in result.output

@@ -50,3 +50,18 @@ def test_the_trace_shows_the_tail(make_model, prompt):
     light = model.generate(prompt, output_maturation=True, **run)
     assert light.maturation[0].vectors is None and torch.equal(light.sequences, output.sequences)
     assert model.generate(prompt, **run).maturation is None
+
+
+@pytest.mark.parametrize("rule", ["front", "stable", "verified"])
+def test_a_trace_changes_nothing(make_model, prompt, rule):
+    """Neither the text nor what is fed, drafts included."""
+    model, fed = make_model(double=True), []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    run = {"max_new_tokens": 30, "tail_length": 6, "commit": rule, "return_dict_in_generate": True, **NOISY}
+    plain = model.generate(prompt, **run)
+    seen, expected = list(fed), plain.sequences
+    fed.clear()
+    assert torch.equal(model.generate(prompt, output_maturation=True, **run).sequences, expected)
+    assert len(fed) == len(seen) and all(torch.equal(one, other) for one, other in zip(fed, seen))

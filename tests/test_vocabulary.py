@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Tokens as vectors and vectors as tokens, under both geometries."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -53,3 +54,15 @@ def test_a_prediction_is_read_as_the_expected_embedding_of_its_likeliest_tokens(
             expected = sum(p * embeddings.weight[i] for p, i in zip(share, likeliest))
             torch.testing.assert_close(vocabulary.as_inputs(predicted)[row, slot], expected)
     torch.testing.assert_close(vocabulary.as_inputs(predicted, scores), vocabulary.as_inputs(predicted))
+
+
+@pytest.mark.parametrize("geometry", ["sphere", "pretrained"])
+def test_frozen_embeddings_are_trained_with_after_inference_mode(geometry, make_model):
+    """What is derived from the table in a pass without gradient must not be met again by one with it."""
+    exact = {"negatives": "all", "regression_weight": 0.0} if geometry == "pretrained" else {}
+    model = make_model(geometry=geometry, freeze_embeddings=True, **exact)
+    ids = torch.randint(2, 97, (2, 8))
+    with torch.inference_mode():
+        model(ids), model.generate(ids, max_new_tokens=3), model(ids, labels=ids)
+    model.train()(ids, labels=ids).loss.backward()
+    assert model.head.weight.grad.abs().sum() > 0

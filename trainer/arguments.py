@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import HfArgumentParser
 
@@ -55,7 +55,7 @@ class OneLineParser(HfArgumentParser):
 def optional_fields(cls: type, title: str, names: list[str], defaults: dict[str, str] | None = None) -> type:
     """A dataclass of the fields `names` of `cls` with default None, "not given", and the help of its docstring."""
     documented = re.findall(
-        r"^    (\w[\w, ]*?)(?: \([^\n]*\))?:\s+(\S.*(?:\n {8}.+)*)", inspect.getdoc(cls), re.MULTILINE
+        r"^    (\w[\w, ]*?)(?: \([^\n]*\))?:\s+(\S.*(?:\n {8}.+)*)", inspect.getdoc(cls) or "", re.MULTILINE
     )
     texts = {name: " ".join(text.split()) for group, text in documented for name in group.split(", ")}
     made = []
@@ -63,13 +63,12 @@ def optional_fields(cls: type, title: str, names: list[str], defaults: dict[str,
         if item.name in names:
             text = texts.get(item.name, "").replace("`", "").replace("%", "%%")
             default = (defaults or {}).get(item.name, item.default)
-            metadata = {"help": f"{text} (default for a new model: {default})" if defaults else text}
+            metadata: dict[str, Any] = {"help": f"{text} (default for a new model: {default})" if defaults else text}
             if item.type is bool:
                 metadata |= {"nargs": "?", "const": True}
-            made.append((item.name, item.type | None, dataclasses.field(default=None, metadata=metadata)))
-    made = dataclasses.make_dataclass(f"{cls.__name__}Flags", made)
-    made._argument_group_name = title
-    return made
+            kind: Any = item.type
+            made.append((item.name, kind | None, dataclasses.field(default=None, metadata=metadata)))
+    return dataclasses.make_dataclass(f"{cls.__name__}Flags", made, namespace={"_argument_group_name": title})
 
 
 def maturation_flags() -> type:
@@ -86,7 +85,9 @@ def given_settings(flags) -> dict:
         ValueError: one of them has a wrong value.
     """
     given = {name: value for name, value in vars(flags).items() if value is not None}
-    MaturationSettings(**given)
+    # The rule that drafts belong to may be the one that the model was saved with.
+    rule = {"commit": "verified"} if "prompt_lookup_num_tokens" in given else {}
+    MaturationSettings(**rule | given)
     return given
 
 
@@ -145,6 +146,7 @@ class ModelArguments:
         + ", of which each can still be given",
         False,
     )
+    trust_remote_code: bool = argument("run the code that a model which is not TokMat's brings", False)
     overwrite: bool = argument("replace the model and the checkpoints that --output-dir already holds", False)
 
 
@@ -158,6 +160,9 @@ class EvaluateArguments:
     )
     judge: str | None = argument(
         "autoregressive model of the same tokenizer that gives the perplexity of the text, and MAUVE its features"
+    )
+    trust_remote_code: bool = argument(
+        "run the code that a baseline brings; a TokMat model uses the installed package, a judge must need none", False
     )
     prompts: int = argument("how many documents are continued", 200)
     prompt_tokens: int = argument("tokens of each document that are given", 16)

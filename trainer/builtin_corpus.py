@@ -29,21 +29,25 @@ def builtin_documents() -> list[str]:
     Raises:
         RuntimeError: this Python has neither help topics nor its library's source.
     """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:  # some distributions split it off
-        topics = {}
-    seen = set()
-    documents = {_prose([text], seen) for _, text in sorted(topics.items())}
+    seen: set[str] = set()
+    found = {_prose([text], seen) for _, text in sorted(_help_topics().items())}
     for file in library_files():
-        documents.add(_prose(_docstrings(file), seen))
-    documents = sorted(text for text in documents if len(text.split()) >= 30)
+        found.add(_prose(_docstrings(file), seen))
+    documents = sorted(text for text in found if len(text.split()) >= 30)
     if not documents:
         raise RuntimeError(
             f"the built-in corpus is empty: no help topics, and no docstrings below {str(library())!r}."
         )
     random.Random(0).shuffle(documents)
     return documents
+
+
+def _help_topics() -> dict[str, str]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some distributions split it off
+        return {}
+    return topics
 
 
 def library() -> Path:

@@ -7,11 +7,30 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from modeling_tokmat import TokMatConfig
+from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+
+SAVING = ".saving-checkpoint"  # where a checkpoint is written before it is moved into its place
+REPLACED = ".saving-replaced"  # where what it replaces lies until then
+# What a finished run leaves beside its checkpoints and its tokenizer.
+OUTPUTS = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json")
+
+
+def check_folder(name: str) -> None:
+    """Raises:
+    ValueError: `name`, that of --output, cannot be a folder because a file is there, or above it.
+    """
+    file = next((path for path in (Path(name), *Path(name).parents) if path.is_file()), None)
+    if file is not None:
+        raise ValueError(f"--output {name} cannot be a folder: {file} is a file")
 
 
 def is_finished(folder: Path) -> bool:
@@ -26,17 +45,43 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def missing_from(checkpoint: Path) -> list[str]:
-    """What a checkpoint lacks: nothing if it is complete."""
-    missing = [] if any(checkpoint.glob("*.safetensors")) else ["model weights"]
-    missing += [name for name in ("optimizer.pt", "scheduler.pt") if not (checkpoint / name).is_file()]
-    try:  # written last
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        missing.append("trainer_state.json")
-    return missing
+    """What a checkpoint lacks, or holds damaged: nothing if it is whole."""
+    weights = list(checkpoint.glob("*.safetensors"))
+    found = [] if weights else ["model weights"]
+    found += [f"a readable {path.name}" for path in weights if not _readable(path)]
+    for name in ("optimizer.pt", "scheduler.pt"):
+        found += [] if (checkpoint / name).is_file() else [name]
+    archives = [path for pattern in ("*.pt", "*.pth") for path in sorted(checkpoint.glob(pattern))]
+    found += [f"a readable {path.name}" for path in archives if not _readable(path)]
+    state = checkpoint / "trainer_state.json"  # written last
+    found += ["trainer_state.json"] if not _readable(state) else []
+    others = [path for path in sorted(checkpoint.glob("*.json")) if path != state]
+    return found + [f"a readable {path.name}" for path in others if not _readable(path)]
+
+
+def _readable(path: Path) -> bool:
+    """Whether a file can be read to its end, by what its suffix says it is."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt"):  # compares the header with the size
+                pass
+        else:
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that lacks nothing."""
+    return next((path for path in checkpoints(folder) if not missing_from(path)), None)
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
+    """As `whole_checkpoint`, with a line about each that is passed over."""
     for path in checkpoints(folder):
         missing = missing_from(path)
         if not missing:
@@ -55,7 +100,7 @@ def find_checkpoint(folder: Path, resume: str | None, overwrite: bool) -> Path |
     if resume is not None and resume.lower() not in ("last", "true"):
         missing = missing_from(Path(resume))
         if missing:
-            problem = f"has no {' and no '.join(missing)}" if Path(resume).is_dir() else "does not exist"
+            problem = f"is incomplete, without {' and '.join(missing)}" if Path(resume).is_dir() else "does not exist"
             raise FileNotFoundError(f"--resume-from-checkpoint {resume}: the folder {problem}")
         return Path(resume)
     if folder.exists() and not folder.is_dir():
@@ -74,19 +119,38 @@ def find_checkpoint(folder: Path, resume: str | None, overwrite: bool) -> Path |
     return None
 
 
-def remove_outputs(folder: Path) -> None:
-    for path in checkpoints(folder):
-        shutil.rmtree(path)
-    for pattern in ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def put_aside(folder: Path) -> None:
+    """Take the model, its checkpoints and what describes them out of sight; `remove_leftovers` removes them."""
+    aside = folder / REPLACED
+    aside.mkdir(exist_ok=True)
+    for path in [*(path for pattern in OUTPUTS for path in folder.glob(pattern)), *checkpoints(folder)]:
+        os.replace(path, aside / path.name)
 
 
-def save_whole(save, folder: Path) -> None:
-    """`save(temporary_folder)`, then move the files: a reader never sees half of one, and config.json comes last."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove what was put aside, and what a killed process was saving."""
+    for path in folder.glob(".saving-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Move a whole folder into its place; one that is there is put aside."""
+    if target.exists():
+        os.replace(target, source.with_name(f"{source.name}.old"))
+    os.replace(source, target)
+
+
+def save_whole(save, folder: Path, make_room=None) -> None:
+    """`save(temporary_folder)`, then `make_room()`, then move the files: a reader never sees half of one, and
+    config.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        save(temporary)
+        try:
+            save(temporary)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise OSError(f"{folder} cannot be written to: is the disk full? ({error})") from error
+        if make_room is not None:
+            make_room()
         for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == "config.json"):
             os.replace(path, folder / path.name)
 
@@ -94,30 +158,90 @@ def save_whole(save, folder: Path) -> None:
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_pretrained(load, name: str, **kwargs):
-    """`load(name)`, with an error that says in one sentence what is wrong with the name.
+def load_pretrained(load, name: str, has_config: bool = True, **kwargs):
+    """`load(name)`, with an error that says in one sentence what is wrong with the name, or with what it names.
 
     A name below a folder that exists is taken for a path; others of the form "name" or "owner/name" are the Hub's.
 
+    Args:
+        has_config: whether a folder has to hold a config.json.
+
     Raises:
-        OSError: there is no such folder or Hub repository.
+        OSError: there is no such folder or Hub repository. ValueError: its files are damaged.
     """
     local = Path(name).expanduser()
     if local.is_dir():
-        if load != AutoTokenizer.from_pretrained and not is_finished(local):
-            saved = next((path for path in checkpoints(local) if not missing_from(path)), None)
+        if has_config and not is_finished(local):
+            saved = whole_checkpoint(local)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
-        return load(str(local), **kwargs)
+        damaged = next((path for path in sorted(local.glob("*.json")) if not _readable(path)), None)
+        if damaged is not None:
+            raise ValueError(f"{damaged} is damaged: it is not JSON")
+        return _load(load, name, str(local), kwargs)
     a_path = local.exists() or ("/" in name and local.parent.is_dir())
     if a_path or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
         raise FileNotFoundError(f"there is no folder {name}")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # of its retries the result is enough
     try:
-        return load(name, **kwargs)
+        return _load(load, name, name, kwargs)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"{name} is neither a folder nor a Hub repository that can be reached ({reason})") from error
+
+
+def _load(load, name: str, place: str, kwargs: dict):
+    try:
+        return load(place, **kwargs)
+    except (OSError, ValueError, ImportError, StrictDataclassError):
+        raise
+    except Exception as error:  # of damaged files: safetensors', tokenizers' (a bare Exception) and others
+        raise ValueError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def load_config(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrainedConfig:
+    """The configuration of a saved model, read as data before anything is run.
+
+    A TokMat model's is of the installed package, whatever code its folder holds.
+
+    Args:
+        trust_remote_code: run the code that another model brings. kwargs: fields to override.
+
+    Raises:
+        OSError: there is no such model. ValueError: it needs code of its own, which is not trusted.
+    """
+    values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
+    kind = values.get("model_type")
+    if kind == TokMatConfig.model_type:
+        return load_pretrained(TokMatConfig.from_pretrained, name, **kwargs)
+    if values.get("auto_map") and kind not in CONFIG_MAPPING and not trust_remote_code:
+        raise ValueError(
+            f"{name}, of the model type {kind}, needs code of its own, which is not run unasked: read it, and pass "
+            "--trust-remote-code if you trust it"
+        )
+    return load_pretrained(AutoConfig.from_pretrained, name, trust_remote_code=trust_remote_code, **kwargs)
+
+
+def load_model(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrainedModel:
+    """A saved causal language model, TokMat or autoregressive; arguments and errors as for `load_config`.
+
+    Raises:
+        ValueError: tensors are missing from its file.
+    """
+    if isinstance(load_config(name, trust_remote_code), TokMatConfig):
+        return load_pretrained(TokMatForContinuousLM.from_pretrained, name, **kwargs)
+    options = {"trust_remote_code": trust_remote_code, "output_loading_info": True}
+    model, info = load_pretrained(AutoModelForCausalLM.from_pretrained, name, **options, **kwargs)
+    if info["missing_keys"]:
+        raise ValueError(f"{name} is incomplete: its files have no {', '.join(sorted(info['missing_keys'])[:3])}")
+    return model
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False):
+    """A saved tokenizer; arguments and errors as for `load_config`."""
+    if is_finished(Path(name).expanduser()):  # transformers reads the model's configuration too
+        load_config(name, trust_remote_code)
+    return load_pretrained(AutoTokenizer.from_pretrained, name, False, trust_remote_code=trust_remote_code)
 
 
 def tokmat_config(name: str, **kwargs) -> TokMatConfig:
@@ -130,7 +254,9 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
         "/" not in name and not Path(name).expanduser().is_dir()
     ):  # the Hub has models without an owner, but none of ours
         raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
-    config = load_pretrained(AutoConfig.from_pretrained, name, trust_remote_code=True, **kwargs)
-    if config.model_type != TokMatConfig.model_type:
-        raise ValueError(f"{name} is a {config.model_type} model, not a TokMat model")
+    kind = load_pretrained(PreTrainedConfig.get_config_dict, name)[0].get("model_type")
+    if kind != TokMatConfig.model_type:
+        raise ValueError(f"{name} is a {kind} model, not a TokMat model")
+    config = load_config(name, **kwargs)
+    assert isinstance(config, TokMatConfig)
     return config

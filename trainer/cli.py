@@ -118,7 +118,13 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _is_users(error: Exception) -> bool:
+    """Whether the user can mend it: wrong values and files, packages and memory that are missing."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
 
-    return isinstance(error, ValueError | OSError | DatasetsError | StrictDataclassError)
+    files: tuple[type[Exception], ...] = (ValueError, OSError, ImportError, EOFError, OverflowError)
+    kinds = (*files, MemoryError, OutOfMemoryError, DatasetsError, StrictDataclassError, SafetensorError)
+    # torch has no class of its own for memory that the CPU does not have.
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))

@@ -56,6 +56,7 @@ class TokMatDataCollator:
         multiple = self.pad_to_multiple_of or 1
         length = -(-length // multiple) * multiple
         shape = (len(features), length)
+        assert self.pad_token_id is not None  # as `__post_init__` saw to
         input_ids = torch.full(shape, self.pad_token_id)
         labels = torch.full(shape, IGNORED)
         # Both begin as what padding has; positions are shifted below, where a row's length is known.

@@ -5,12 +5,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,7 +19,7 @@ from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.checks_tokmat import require
 from modeling_tokmat.generation_tokmat import SAMPLING_FLAGS
 
-from .checkpoints import is_finished, load_pretrained, save_whole
+from .checkpoints import is_finished, load_model, load_tokenizer, save_whole
 from .gguf import load_gguf
 from .recipes import SCRATCH, SOURCE_TAIL
 
@@ -59,11 +58,12 @@ def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **
     tokmat.backbone.load_state_dict(model.base_model.state_dict())
     if tokmat.lm_head is not None:
         tokmat.lm_head.load_state_dict(model.get_output_embeddings().state_dict())
-    tokmat.to(model.dtype).eval()
+    tokmat.to(model.dtype).eval()  # type: ignore[arg-type]  # transformers hides what `to` takes
     if "embedding_radius" not in fields:
         config.embedding_radius = tokmat.vocabulary().mean_row_norm()
     ids = _random_ids(config)
     predicted = tokmat(ids, use_cache=False, logits_to_keep=torch.empty(0, dtype=torch.long)).predicted_embeds
+    assert config.embedding_radius is not None  # given or measured
     factor = config.embedding_radius / predicted.float().norm(dim=-1).mean().item()
     if geometry == "pretrained":
         factor = 2.0 ** round(math.log2(factor))
@@ -85,13 +85,14 @@ def _output_fields(model: PreTrainedModel) -> dict:
     name, output, embeddings = model.config.model_type, model.get_output_embeddings(), model.get_input_embeddings()
     capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     require(capped is None, "model", f"a {name} model with soft-capped logits", "one whose logits are not capped")
-    weight = getattr(output, "weight", None)
+    weight: Any = getattr(output, "weight", None)
+    table: Any = embeddings.weight
     require(weight is not None, "model", f"a {name} model without an output table", "a causal language model")
-    size, width = embeddings.weight.shape
+    size, width = table.shape
     fits = tuple(weight.shape) == (size, width) and model.config.get_text_config().hidden_size == width
     require(fits, "model", f"a {name} model with an output table of {tuple(weight.shape)}", f"of {(size, width)}")
     bias = getattr(output, "bias", None) is not None
-    same = weight.data_ptr() == embeddings.weight.data_ptr()
+    same = weight.data_ptr() == table.data_ptr()
     return {"tie_word_embeddings": same and not bias, "output_bias": bias}
 
 
@@ -151,8 +152,8 @@ def agreement(source: PreTrainedModel, converted: TokMatForContinuousLM, rows: t
         same.append((both[0].argmax(-1) == both[1].argmax(-1)).float().mean())
         difference = max(difference, (both[0] - both[1]).abs().max().item())
         losses.append(torch.stack([F.cross_entropy(logits[0, :-1], row[0, 1:]) for logits in both]))
-    perplexities = torch.stack(losses).double().mean(dim=0).exp().tolist()
-    return Agreement(float(torch.stack(same).mean()), difference, *perplexities, tokens=rows.numel())
+    before, after = torch.stack(losses).double().mean(dim=0).exp().tolist()
+    return Agreement(float(torch.stack(same).mean()), difference, before, after, rows.numel())
 
 
 def probe_rows(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> torch.Tensor:
@@ -184,12 +185,14 @@ def convert_folder(
     if gguf is not None:
         model, tokenizer = load_gguf(gguf)
     else:
-        model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype="auto").eval()
-        tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+        model = load_model(source, dtype="auto").eval()
+        tokenizer = load_tokenizer(source)
     fields = SCRATCH if geometry == "sphere" else {}
     if tail_adapter_rank:
         fields = fields | SOURCE_TAIL | {"tail_adapter_rank": tail_adapter_rank}
-    converted = from_autoregressive(model, geometry, **fields)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # what is added is drawn: the same at every run
+        converted = from_autoregressive(model, geometry, **fields)
 
     def save(temporary):
         converted.save_pretrained(temporary)

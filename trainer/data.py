@@ -11,6 +11,7 @@ A corpus is a data set, map-style or streaming, with the column "text" and a doc
 
 import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.exceptions import DatasetsError
+from pandas.errors import ParserError
+from pyarrow.lib import ArrowException
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -56,6 +60,8 @@ def load_documents(source, *, name=None, split="train", text_column="text", stre
             any text, or `name` / `split` for something that is not on the Hub.
     """
     paths = source if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in paths):
+        raise ValueError(f"source={source!r} holds an empty name; allowed: {_SOURCES}.")  # "" would be the folder "."
     local = paths is source or source == "builtin" or _is_path(source)
     if local and (name is not None or split != "train"):
         problem = f"name={name!r} and split={split!r} choose within a Hub data set, which source={source!r} is not"
@@ -79,11 +85,36 @@ def load_documents(source, *, name=None, split="train", text_column="text", stre
                 raise ValueError(f"source={source!r} holds no document with text in {[path for path, *_ in stats]}.")
             parts.append(kind.from_generator(_text_file_documents, gen_kwargs={"files": stats}, features=_TEXT))
         else:
-            table = datasets.load_dataset(form, data_files=list(map(str, group)), split="train", streaming=streaming)
-            parts.append(_text_only(table, source, text_column))
+            parts.append(_load_tables(form, list(map(str, group)), source, text_column, streaming))
     if not parts:
         raise ValueError(f"source={source!r} names no file; allowed: {_SOURCES}.")
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
+def _load_tables(form: str, paths: list[str], source, text_column: str, streaming: bool):
+    try:
+        table = datasets.load_dataset(form, data_files=paths, split="train", streaming=streaming)
+        return _text_only(table, source, text_column)
+    except (DatasetsError, ArrowException, ParserError, UnicodeDecodeError, StopIteration) as error:
+        where = next((found for path in paths if (found := _fault(form, path))), None)
+        cause = str(error if error.__cause__ is None else error.__cause__) or "it is empty"
+        raise ValueError(f"source={source!r} cannot be read: {where or f'{paths}: {cause}'}") from error
+
+
+def _fault(form: str, path: str) -> str | None:
+    """What is wrong in a JSON-lines file, and in which line; None where each line can be read, and of other files."""
+    if form != "json":
+        return None
+    with open(path, "rb") as file:
+        if form == "json" and file.read(1) == b"[":
+            return None  # one array, not lines
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                return f"{path}, line {number}: {error}"
+    return None
 
 
 def _is_path(source) -> bool:
@@ -262,7 +293,7 @@ def _on_side(row: dict[str, str], seed: int, limit: int, below: bool) -> bool:
     return (int.from_bytes(digest, "big") < limit) == below
 
 
-def count_tokens(dataset: Dataset, vocab_size: int) -> torch.LongTensor:
+def count_tokens(dataset: Dataset, vocab_size: int) -> torch.Tensor:
     """How often each id occurs in the `input_ids` of a map-style data set: (vocab_size,).
 
     Raises:

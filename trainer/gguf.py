@@ -42,7 +42,7 @@ def load_gguf(path: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         raise ValueError(f"transformers cannot read {path}, architecture {architecture!r}: {error}") from error
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.is_quantized, model.hf_quantizer = False, None
+    vars(model).update(is_quantized=False, hf_quantizer=None)
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() == "smollm":
         _split_digits(tokenizer.backend_tokenizer)
     return model.eval(), tokenizer

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 
-from .checkpoints import load_pretrained, tokmat_config
+from .checkpoints import load_model, load_pretrained, tokmat_config
 from .recipes import PRESETS, SCRATCH
 
 
@@ -67,7 +67,7 @@ def make_model(source: str | None, backbone: str | None, given: dict, tokenizer)
         return TokMatForContinuousLM(config)
     config = tokmat_config(source, **given, **tokens)
     check_vocabulary(tokenizer, config, source)
-    model = TokMatForContinuousLM.from_pretrained(source, config=config, dtype=torch.float32)
+    model = load_pretrained(TokMatForContinuousLM.from_pretrained, source, config=config, dtype=torch.float32)
     settings = {item.name for item in dataclasses.fields(MaturationSettings)}
     for name, value in (given | tokens).items():  # decode as trained: one schedule for both
         if name in settings or name in tokens:
@@ -76,7 +76,7 @@ def make_model(source: str | None, backbone: str | None, given: dict, tokenizer)
     return model
 
 
-def make_baseline(source: str | None, backbone: str | None, tokenizer) -> PreTrainedModel:
+def make_baseline(source: str | None, backbone: str | None, tokenizer, trust_remote_code=False) -> PreTrainedModel:
     """A saved causal language model (`source`), or a new one of the architecture `backbone`.
 
     A new one ties its head to its embeddings unless the architecture says otherwise: TokMat has one table too.
@@ -86,7 +86,7 @@ def make_baseline(source: str | None, backbone: str | None, tokenizer) -> PreTra
     """
     tokens = special_tokens(tokenizer)
     if source is not None:
-        model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32)
+        model = load_model(source, trust_remote_code, dtype=torch.float32)
         check_vocabulary(tokenizer, model.config, source)
     else:
         values = {"tie_word_embeddings": True} | read_backbone("small" if backbone is None else backbone)[

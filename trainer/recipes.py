@@ -1,6 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """What is known to train well: presets of backbones, defaults of new models and of training, and the demo."""
 
+from typing import Any
+
 import torch
 
 _LLAMA = {"model_type": "llama", "max_position_embeddings": 1024}
@@ -48,6 +50,7 @@ TRAINING_DEFAULTS = {
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 16,
     "logging_steps": 20,
+    "logging_nan_inf_filter": False,  # it reads every loss; training stops at such a loss anyway
     "save_steps": 200,
     "eval_steps": 200,
     "save_total_limit": 2,
@@ -57,7 +60,7 @@ TRAINING_DEFAULTS = {
 }
 
 # The demo's recipe, found by comparing runs of equal length on the built-in corpus.
-DEMO = {
+DEMO: dict[str, Any] = {
     "backbone": "small",
     "vocab_size": 4096,
     "block_size": 256,

@@ -29,8 +29,11 @@ COLORS = ("maturity", "none")
 
 # Text that moves the cursor would break the display (and generated text could drive the terminal): control characters
 # are shown as their pictures, tabs as spaces.
-_PRINTABLE = {code: 0x2400 + code for code in range(32)} | {code: 0xFFFD for code in range(0x80, 0xA0)}
-_PRINTABLE |= {ord("\n"): "\n", ord("\r"): None, ord("\t"): "    ", 0x7F: 0x2421, 0x2028: "\n", 0x2029: "\n"}
+_PRINTABLE: dict[int, int | str | None] = {
+    **{code: 0x2400 + code for code in range(32)},
+    **{code: 0xFFFD for code in range(0x80, 0xA0)},
+    **{ord("\n"): "\n", ord("\r"): None, ord("\t"): "    ", 0x7F: 0x2421, 0x2028: "\n", 0x2029: "\n"},
+}
 
 
 def decode_stable(tokenizer, ids: Sequence[int], **decode_kwargs: Any) -> str:
@@ -221,7 +224,7 @@ class MaturationStreamer(BaseStreamer):
         prompt_chars = self._prompt_chars[row]
         # Behind an end or padding token the tail means nothing: a finished sequence of a batch that goes on.
         if final or not self._tail or self._ids[row][-1] in self._stop_ids:
-            pieces = [(self._text(row, final), None)]
+            pieces: list[tuple[str, float | None]] = [(self._text(row, final), None)]
         else:
             pieces = render_tail(
                 self._ids[row], self._tail[row], self._maturity[row], self.tokenizer, **self.decode_kwargs

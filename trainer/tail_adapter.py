@@ -8,19 +8,20 @@ tail_adapter_config.json     what they were trained for, how they decode, and wh
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from modeling_tokmat import TokMatForContinuousLM
 from modeling_tokmat.configuration_tokmat import tokmat_fields
 from modeling_tokmat.modeling_tokmat import ADDED_FOR_THE_TAIL
 from modeling_tokmat.settings_tokmat import SETTINGS
 
-from .checkpoints import is_finished, load_pretrained, save_whole
+from .checkpoints import is_finished, load_model, load_pretrained, load_tokenizer, save_whole
 from .conversion import Agreement, agreement, from_autoregressive, probe_rows
 
 WEIGHTS, CONFIG = "tail_adapter.safetensors", "tail_adapter_config.json"
@@ -49,7 +50,8 @@ def _to_file(name: str) -> str:
 
 def fingerprint(model: PreTrainedModel) -> dict:
     """Of a source: its architecture, and the norms of some embedding rows."""
-    config, table = model.config.get_text_config(), model.get_input_embeddings().weight.detach()
+    config, embeddings = model.config.get_text_config(), model.get_input_embeddings()
+    table = cast(torch.Tensor, embeddings.weight).detach()
     places = torch.linspace(0, len(table) - 1, FINGERPRINT_ROWS).long()
     shape = {name: getattr(config, name) for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
     return shape | {"row_norms": [round(norm, 4) for norm in table[places].float().norm(dim=-1).tolist()]}
@@ -154,8 +156,8 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
     if is_finished(folder):
         raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
     values, tensors = load_tail_adapter(adapter)
-    model = load_pretrained(AutoModelForCausalLM.from_pretrained, source, dtype="auto").eval()
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+    model = load_model(source, dtype="auto").eval()
+    tokenizer = load_tokenizer(source)
     tokmat = attach(model, values, tensors)
     found = agreement(model, tokmat, probe_rows(tokenizer, tokmat.config.max_position_embeddings))
 

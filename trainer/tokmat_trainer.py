@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""TokMatTrainer: transformers' Trainer with reproducible maturation, exact normalisation and the method's metrics."""
+"""TokMatTrainer: the Trainer with reproducible maturation, exact normalisation and the method's metrics."""
 
 import itertools
 import math
@@ -8,7 +8,6 @@ from collections import defaultdict
 import torch
 import torch.nn.functional as F
 from torch.utils.data import IterableDataset
-from transformers import Trainer
 
 from modeling_tokmat.checks_tokmat import require
 from modeling_tokmat.losses_tokmat import document_index, info_nce
@@ -18,6 +17,7 @@ from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 from .callbacks import SampleCallback
 from .data import count_tokens
 from .evaluation.look_ahead import tail_accuracy
+from .guarded_trainer import GuardedTrainer
 from .lora import TARGETS  # noqa: F401, with it PEFT has a default for TokMat
 from .training_args import TokMatTrainingArguments, refuse_other_losses
 
@@ -27,9 +27,9 @@ LOSS_PARTS = ("regression_loss", "contrastive_loss", "successor_loss")
 PROJECTED_AT_ONCE = 256  # positions whose scores over the vocabulary are held at a time, for the metrics
 
 
-class TokMatTrainer(Trainer):
+class TokMatTrainer(GuardedTrainer):
     """
-    Trains a `TokMatForContinuousLM` (or a PEFT model around one). Beyond `transformers.Trainer`:
+    Trains a `TokMatForContinuousLM` (or a PEFT model around one). Beyond `GuardedTrainer`:
 
     - every simulated tail is a function of (seed, global step, index in the global batch), and one set of negatives a
       function of (seed, global step): neither data-loader workers nor the split into micro-batches change them
@@ -42,9 +42,10 @@ class TokMatTrainer(Trainer):
       commits (see `trainer.evaluation.look_ahead.tail_accuracy`; not of streams, nor of sharded models).
 
     Raises:
-        ValueError: for weights that are not finite, before any step.
+        ValueError: for weights that are not finite, before any step, and for a loss that is not.
     """
 
+    args: TokMatTrainingArguments
     loss_is_scaled_for_ga = True
 
     def __init__(self, model=None, args: TokMatTrainingArguments | None = None, **kwargs):
@@ -54,7 +55,7 @@ class TokMatTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # `compute_loss` below normalises by num_items_in_batch
         self._sums = defaultdict(float)
         self._eval_sums = defaultdict(float)
-        if getattr(args, "sample_prompts", None):
+        if args.sample_prompts:
             self.add_callback(SampleCallback(self.processing_class, args.sample_prompts, args.sample_max_new_tokens))
 
     @property
@@ -237,8 +238,8 @@ class TokMatTrainer(Trainer):
             places = row.get("position_ids", range(len(row["input_ids"])))[:TAIL_PROMPT_TOKENS]
             if list(places) == list(range(TAIL_PROMPT_TOKENS)) and len(prompts) < TAIL_PROMPTS:
                 prompts.append(torch.as_tensor(row["input_ids"][:TAIL_PROMPT_TOKENS]))
-        limit = self.tokmat.config.max_position_embeddings or math.inf
-        new_tokens = min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
+        limit = self.tokmat.config.max_position_embeddings
+        new_tokens = TAIL_NEW_TOKENS if limit is None else min(TAIL_NEW_TOKENS, limit - TAIL_PROMPT_TOKENS)
         if not prompts or new_tokens < 1:
             return {}
         ids = torch.stack(prompts).to(self.tokmat.device)

@@ -3,11 +3,12 @@
 
 import atexit
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 
-from modeling_tokmat.checks_tokmat import is_integer, require
+from modeling_tokmat.checks_tokmat import is_integer, is_number, require
 from modeling_tokmat.maturation_tokmat import MAX_TAIL_LENGTH
 
 
@@ -18,6 +19,8 @@ class TokMatTrainingArguments(TrainingArguments):
     What the weights are trained FOR (schedule, tails, negatives, loss weights) is on `TokMatConfig`, because it
     travels with the checkpoint.
     """
+
+    _argument_group_name = "training (all of transformers' TrainingArguments)"
 
     slot_metrics: int = field(
         default=4, metadata={"help": "Report slot_acc_1 .. slot_acc_k: accuracy of z^_k on simulated tails. 0 = none."}
@@ -35,7 +38,13 @@ class TokMatTrainingArguments(TrainingArguments):
     sample_max_new_tokens: int = field(default=50, metadata={"help": "Length of those continuations, in tokens."})
 
     def __post_init__(self):
+        for name in ("deepspeed", "fsdp_config"):  # else read as base64 or found missing when much is set up
+            value = getattr(self, name)
+            given = not isinstance(value, str) or value.lstrip().startswith("{") or Path(value).is_file()
+            require(given, name, value, "a JSON file that exists, or JSON itself")
         super().__post_init__()
+        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
+            require(is_number(getattr(self, name), 0), name, getattr(self, name), "a number of at least 0")
         allowed = f"an integer in [0, {MAX_TAIL_LENGTH}]"
         require(is_integer(self.slot_metrics, 0, MAX_TAIL_LENGTH), "slot_metrics", self.slot_metrics, allowed)
         require(is_integer(self.tail_metrics, 0, MAX_TAIL_LENGTH), "tail_metrics", self.tail_metrics, allowed)

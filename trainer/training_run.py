@@ -2,6 +2,7 @@
 """A training run: from a plan to data, tokenizer, model, training and the folder that it leaves."""
 
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -14,7 +15,7 @@ import torch
 from datasets import Dataset, Value, interleave_datasets
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, Trainer, set_seed
+from transformers import set_seed
 
 from modeling_tokmat import TokMatConfig
 from modeling_tokmat.configuration_tokmat import tokmat_fields
@@ -22,8 +23,16 @@ from modeling_tokmat.configuration_tokmat import tokmat_fields
 from . import data as corpus
 from .arguments import DataArguments, ModelArguments
 from .callbacks import CheckpointOnInterrupt
-from .checkpoints import find_checkpoint, load_pretrained, remove_outputs, save_whole, tokmat_config
+from .checkpoints import (
+    find_checkpoint,
+    load_tokenizer,
+    put_aside,
+    remove_leftovers,
+    save_whole,
+    tokmat_config,
+)
 from .collator import TokMatDataCollator
+from .guarded_trainer import GuardedTrainer
 from .models import make_baseline, make_model, read_backbone
 from .own_text import answer_rows, is_own_text, load_own_text
 from .recipes import LOOK_AHEAD, SCRATCH, SOURCE_TAIL, TRAINING_DEFAULTS
@@ -83,7 +92,7 @@ class TrainingPlan:
 
     def training_arguments(self) -> TokMatTrainingArguments:
         """Of this machine: bf16 where it pays; and evaluation where text is held out."""
-        values = TRAINING_DEFAULTS | self.training
+        values: dict[str, Any] = TRAINING_DEFAULTS | self.training
         values["use_cpu"] = (
             values.get("use_cpu") or torch.accelerator.current_accelerator() is None
         )  # or bf16 is refused
@@ -106,9 +115,9 @@ def bf16_supported(use_cpu: bool = False) -> bool:
 # -- data and tokenizer -----------------------------------------------------------------------------------------------
 
 
-def load_tokenizer(source: str | None, train_documents, arguments: DataArguments):
+def make_tokenizer(source: str | None, train_documents, arguments: DataArguments, trust_remote_code=False):
     if source is not None:
-        tokenizer = load_pretrained(AutoTokenizer.from_pretrained, source)
+        tokenizer = load_tokenizer(source, trust_remote_code)
     else:
         most = TOKENIZER_DOCUMENTS if arguments.streaming else None
         tokenizer = corpus.train_tokenizer(train_documents, arguments.vocab_size, max_documents=most)
@@ -118,8 +127,8 @@ def load_tokenizer(source: str | None, train_documents, arguments: DataArguments
     return tokenizer
 
 
-def load_source(source: list[str], arguments: DataArguments, **kwargs):
-    source = source[0] if len(source) == 1 else source
+def load_source(sources: list[str], arguments: DataArguments, **kwargs):
+    source = sources[0] if len(sources) == 1 else sources
     return corpus.load_documents(source, text_column=arguments.text_column, streaming=arguments.streaming, **kwargs)
 
 
@@ -148,12 +157,12 @@ def with_tail_rows(rows: Dataset, tail_rows: Dataset, arguments: DataArguments, 
     return interleave_datasets(marked, shares, seed=seed, stopping_strategy="all_exhausted")
 
 
-def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
+def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int, trust_remote_code: bool = False):
     """(tokenizer, training rows, held-out rows or None)."""
     if len(data.data) == 1 and is_own_text(data.data[0]):
-        return prepare_answers(data, tokenizer_source, seed)
+        return prepare_answers(data, tokenizer_source, seed, trust_remote_code)
     documents, held_out = load_splits(data, seed)
-    tokenizer = load_tokenizer(tokenizer_source, documents, data)
+    tokenizer = make_tokenizer(tokenizer_source, documents, data, trust_remote_code)
     rows, held_out_rows = make_rows(documents, tokenizer, data), make_rows(held_out, tokenizer, data)
     if data.tail_data:
         rows = with_tail_rows(rows, make_rows(load_source(data.tail_data, data), tokenizer, data), data, seed)
@@ -162,7 +171,7 @@ def prepare_rows(data: DataArguments, tokenizer_source: str | None, seed: int):
     return tokenizer, rows, held_out_rows
 
 
-def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int):
+def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int, trust_remote_code: bool = False):
     """As `prepare_rows`, for a file of `tokmat own-text`, whose ids are those of the model that wrote it."""
     if tokenizer_source is None:
         raise ValueError("--data is a model's own text, which holds that model's token ids: give it by --model")
@@ -173,7 +182,7 @@ def prepare_answers(data: DataArguments, tokenizer_source: str | None, seed: int
         parts = answers.train_test_split(data.validation_fraction, seed=seed)
         answers, held_out = parts["train"], parts["test"]
     rows = [None if part is None else answer_rows(part, data.block_size) for part in (answers, held_out)]
-    return load_tokenizer(tokenizer_source, None, data), *rows
+    return make_tokenizer(tokenizer_source, None, data, trust_remote_code), *rows
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -186,10 +195,9 @@ def fit(plan: TrainingPlan) -> int:
         ValueError, OSError: wrong arguments or data, with a message for the user.
     """
     args, data, start = plan.training_arguments(), plan.data, plan.model
-    recipe = SOURCE_TAIL if plan.fields.get("train") == "tail" else LOOK_AHEAD if start.look_ahead else {}
-    fields = recipe | plan.fields
+    fields = recipe_of(plan) | plan.fields
     check_plan(plan, fields)
-    folder, baseline = Path(args.output_dir), start.objective == "ar"
+    folder, baseline = Path(str(args.output_dir)), start.objective == "ar"
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or start.model
@@ -198,10 +206,10 @@ def fit(plan: TrainingPlan) -> int:
 
     with args.main_process_first(desc="preparing the data"):
         tokenizer_source = args.resume_from_checkpoint or data.tokenizer or source
-        tokenizer, rows, held_out_rows = prepare_rows(data, tokenizer_source, args.seed)
+        tokenizer, rows, held_out_rows = prepare_rows(data, tokenizer_source, args.seed, start.trust_remote_code)
     set_seed(args.seed)
     if baseline:
-        model = make_baseline(source, start.backbone, tokenizer)
+        model = make_baseline(source, start.backbone, tokenizer, start.trust_remote_code)
         model.config.use_cache = False  # with a cache transformers would not see where packed documents begin
     else:
         model = make_model(source, start.backbone, fields, tokenizer)
@@ -212,7 +220,7 @@ def fit(plan: TrainingPlan) -> int:
         raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")
 
     interrupt = CheckpointOnInterrupt()
-    trainer = (Trainer if baseline else TokMatTrainer)(
+    trainer = (GuardedTrainer if baseline else TokMatTrainer)(
         model,
         args,
         train_dataset=rows,
@@ -222,9 +230,11 @@ def fit(plan: TrainingPlan) -> int:
         callbacks=[interrupt],
     )
     if args.should_save:
+        remove_leftovers(folder)
         if checkpoint is None and start.overwrite:
-            remove_outputs(folder)
-        save_whole(tokenizer.save_pretrained, folder)
+            trainer.make_room = functools.partial(replace_outputs, folder, tokenizer)
+        else:
+            save_whole(tokenizer.save_pretrained, folder)
     size = "streamed rows" if data.streaming else f"{len(rows):,} rows"
     print(
         f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary, {size} of at most "
@@ -239,8 +249,10 @@ def fit(plan: TrainingPlan) -> int:
 
     if baseline:
         model.config.use_cache = True
-    save_whole(trainer.save_model, folder)
-    if args.should_save and fields.get("train") == "tail":
+    save_whole(trainer.save_model, folder, trainer.replace)
+    if args.should_save:
+        remove_leftovers(folder)
+    if args.should_save and isinstance(trainer, TokMatTrainer) and fields.get("train") == "tail":
         save_tail_adapter(trainer.tokmat, folder, start.model)
     metrics = last_metrics(trainer) if held_out_rows is not None else {}
     if baseline and metrics:  # its loss is the cross-entropy, which TokMat's is not
@@ -248,6 +260,26 @@ def fit(plan: TrainingPlan) -> int:
     if args.should_save:
         report(trainer, metrics, folder)
     return 0
+
+
+def replace_outputs(folder: Path, tokenizer) -> None:
+    put_aside(folder)
+    save_whole(tokenizer.save_pretrained, folder)
+
+
+def recipe_of(plan: TrainingPlan) -> dict[str, Any]:
+    """What `--look-ahead` and `--train tail` stand for; a model that has a tail of its own keeps what it says of it.
+
+    Raises:
+        ValueError: adapters of another rank than the model's.
+    """
+    if plan.fields.get("train") != "tail":
+        return LOOK_AHEAD if plan.model.look_ahead else {}
+    rank = tokmat_config(plan.model.model).tail_adapter_rank if plan.model.model else 0
+    given = plan.fields.get("tail_adapter_rank", rank)
+    if rank and given != rank:
+        raise ValueError(f"`tail_adapter_rank` is {given}, but {plan.model.model} has adapters of rank {rank}")
+    return {} if rank else SOURCE_TAIL
 
 
 def check_plan(plan: TrainingPlan, fields: dict) -> None:

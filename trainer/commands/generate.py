@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+from transformers import TextStreamer
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from ..arguments import OneLineParser, argument, given_settings, maturation_flags
-from ..checkpoints import load_pretrained, tokmat_config
+from ..checkpoints import load_model, load_tokenizer, tokmat_config
 from ..streamers import MaturationStreamer
 
 
@@ -43,8 +44,11 @@ def run(arguments: list[str]) -> int:
         if values[name] < 1:
             raise ValueError(f"`{name}` is {values[name]}, but it must be at least 1")
 
+    for prompt in values["prompts"]:
+        if any("\ud800" <= character <= "\udfff" for character in prompt):  # how Python passes on bytes that are none
+            raise ValueError(f"the prompt {ascii(prompt)} is not UTF-8 text")
     config = tokmat_config(values["model"])
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, values["model"])
+    tokenizer = load_tokenizer(values["model"])
     rows = [tokenizer(prompt)["input_ids"] or [tokenizer.bos_token_id] for prompt in values["prompts"] or [""]]
     if [None] in rows:
         raise ValueError("an empty prompt needs a tokenizer with a bos token, which this one has not")
@@ -58,14 +62,12 @@ def run(arguments: list[str]) -> int:
         tokenizer.pad_token = tokenizer.eos_token
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # of loading the weights
-    model = load_pretrained(
-        AutoModelForCausalLM.from_pretrained, values["model"], trust_remote_code=True, dtype=options.dtype
-    ).eval()
+    model = load_model(values["model"], dtype=options.dtype).eval()
     model.to(torch.accelerator.current_accelerator() or "cpu")
     inputs = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(model.device)
 
     single = len(rows) * options.num_return_sequences == 1
-    streamer = None
+    streamer: BaseStreamer | None = None
     if values["watch"]:
         streamer = MaturationStreamer(tokenizer)
     elif single:

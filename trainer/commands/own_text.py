@@ -11,19 +11,14 @@ from typing import Literal
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from ..arguments import OneLineParser
-from ..checkpoints import load_pretrained
+from ..arguments import OneLineParser, argument
+from ..checkpoints import load_model, load_tokenizer
 from ..own_text import PROMPT_TOKENS, draw_batches, source_prompts, write_own_text
 from ..training_run import bf16_supported
 
 LOG_SECONDS = 60  # between lines where no bar can be shown
-
-
-def _argument(text: str, default=None, **kwargs):
-    return field(default=default, metadata={"help": text, **kwargs})
 
 
 @dataclass
@@ -39,26 +34,27 @@ class OwnTextArguments:
         }
     )
     output: Path = field(metadata={"help": "the .jsonl file to write; an unfinished one is gone on with"})
-    shares: list[float] | None = _argument("part of the texts that each source gives (default: equal parts)")
-    texts: int = _argument("prompts that are answered", 4000)
-    max_new_tokens: int = _argument("longest answer", 160)
-    batch_size: int = _argument("prompts that are answered at a time", 64)
-    stop_loops: bool = _argument("stop an answer that says one phrase three times in a row", True)
+    shares: list[float] | None = argument("part of the texts that each source gives (default: equal parts)")
+    texts: int = argument("prompts that are answered", 4000)
+    max_new_tokens: int = argument("longest answer", 160)
+    batch_size: int = argument("prompts that are answered at a time", 64)
+    stop_loops: bool = argument("stop an answer that says one phrase three times in a row", True)
     prompt_tokens: list[int] = field(
         default_factory=lambda: list(PROMPT_TOKENS), metadata={"help": "lengths of the beginnings that are continued"}
     )
-    max_prompt_tokens: int = _argument("longer chat prompts are left out", 512)
-    add_bos: bool = _argument(
+    max_prompt_tokens: int = argument("longer chat prompts are left out", 512)
+    add_bos: bool = argument(
         "begin the beginnings of texts with the bos token, as training rows do (otherwise: if the tokenizer does)",
         False,
     )
-    text_column: str = _argument("column that holds the text, in sources that have columns", "text")
-    data_name: str | None = _argument("configuration of a Hub data set")
-    data_split: str = _argument("split of a Hub data set", "train")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _argument(
+    text_column: str = argument("column that holds the text, in sources that have columns", "text")
+    data_name: str | None = argument("configuration of a Hub data set")
+    data_split: str = argument("split of a Hub data set", "train")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
         "of the weights; auto: bfloat16 where there are instructions for it, else float32", "auto"
     )
-    seed: int = _argument("of the order of the prompts", 0)
+    trust_remote_code: bool = argument("run the code that a model which is not TokMat's brings", False)
+    seed: int = argument("of the order of the prompts", 0)
 
 
 def run(arguments: list[str]) -> int:
@@ -73,7 +69,7 @@ def run(arguments: list[str]) -> int:
     values = parser.parse(arguments)
     options = OwnTextArguments(**{name: values[name] for name in OwnTextArguments.__dataclass_fields__})
     _check(options)
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, values["model"], trust_remote_code=True)
+    tokenizer = load_tokenizer(values["model"], options.trust_remote_code)
     reading = {"lengths": options.prompt_tokens, "add_bos": options.add_bos, "text_column": options.text_column}
     reading |= {"max_prompt_tokens": options.max_prompt_tokens, "name": options.data_name}
     reading |= {"split": options.data_split}
@@ -84,9 +80,7 @@ def run(arguments: list[str]) -> int:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # of loading the weights
     options.dtype = ("bfloat16" if bf16_supported() else "float32") if options.dtype == "auto" else options.dtype
-    model = load_pretrained(
-        AutoModelForCausalLM.from_pretrained, values["model"], trust_remote_code=True, dtype=options.dtype
-    ).eval()
+    model = load_model(values["model"], options.trust_remote_code, dtype=options.dtype).eval()
     model.to(torch.accelerator.current_accelerator() or "cpu")
     settings = {"model": values["model"], **vars(options)}
     del settings["output"]

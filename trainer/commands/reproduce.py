@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..arguments import OneLineParser, argument
+from ..checkpoints import check_folder
 from ..studies import STUDIES, require_packages
 from ..studies.findings import claim_folder, is_done, print_findings, save, write_index
 from ..studies.lab import BUDGETS, Lab
@@ -54,6 +55,9 @@ def run(arguments: list[str]) -> int:
         values["dialogue"],
         say=lambda text: console.print(f"  {text}", style="dim", highlight=False),
     )
+    check_folder(values["output"])
+    if not all(is_done(folder / name) for name in names):
+        lab.check_sources()
     claim_folder(folder, lab)
     for number, name in enumerate(names, start=1):
         if is_done(folder / name):

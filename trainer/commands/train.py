@@ -11,7 +11,6 @@ from ..training_run import TrainingPlan, config_fields, fit
 
 def make_parser() -> OneLineParser:
     tokmat = optional_fields(TokMatConfig, "what the weights are trained for", config_fields(), SCRATCH_HELP)
-    TokMatTrainingArguments._argument_group_name = "training (all of transformers' TrainingArguments)"
     parser = OneLineParser(
         [DataArguments, ModelArguments, tokmat, TokMatTrainingArguments],
         prog="tokmat train",

@@ -145,15 +145,15 @@ def poor_diversity(written: torch.Tensor, prompts: torch.Tensor, human: torch.Te
     Args:
         written, human: continuations, (n, new tokens). prompts: (n, length).
     """
-    written, human = written.tolist(), human.tolist()
+    ours, theirs = written.tolist(), human.tolist()
     first = {tuple(prompt): place for place, prompt in reversed(list(enumerate(prompts.tolist())))}
     places = sorted(first.values())  # a prompt that occurs twice is continued alike, rightly
 
     def copies(texts) -> float:
         return 1 - len({tuple(texts[place]) for place in places}) / len(places)
 
-    repetition = metrics.rep_n(written, 2) / max(metrics.rep_n(human, 2), LEAST_REPETITION)
+    repetition = metrics.rep_n(ours, 2) / max(metrics.rep_n(theirs, 2), LEAST_REPETITION)
     return [
         Signal("repetition", repetition, REPETITION),
-        Signal("copies", max(0.0, copies(written) - copies(human)), COPIES),
+        Signal("copies", max(0.0, copies(ours) - copies(theirs)), COPIES),
     ]

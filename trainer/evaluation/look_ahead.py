@@ -2,6 +2,7 @@
 """How far the liquid tail sees ahead."""
 
 import functools
+from typing import Any
 
 import torch
 
@@ -50,7 +51,8 @@ def what_the_tail_knows(model, prompts: Prompts, options: EvaluateArguments, set
     """tail_acc_k over all prompts, without guidance and with guidance 2, as (mean, low, high); and what verified
     commits gain over one token per forward, one prompt at a time."""
     shared = {name: value for name, value in settings.items() if name not in ("tail_length", "commit")}
-    found, tell = {}, functools.partial(advance, description="the tail")
+    found: dict[str, Any] = {}
+    tell = functools.partial(advance, description="the tail")
     for name, changed in (("tail_acc", {}), ("guided_tail_acc", {"guidance_scale": 2.0})):
         run = {**shared, "tail_length": options.look_ahead, **changed}
         parts = []

@@ -58,7 +58,8 @@ def scores(row: Continuations, prompts: Prompts, judge) -> dict:
         values = np.array([run[name] for run in runs])  # (seeds, prompts)
         found[name], by_seed[name] = interval(values.mean(axis=0)), values.mean(axis=1).tolist()
     if judge is not None:
-        found["judge_perplexity"] = tuple(math.exp(value) for value in found.pop("judge_nll"))
+        mean, low, high = found.pop("judge_nll")
+        found["judge_perplexity"] = math.exp(mean), math.exp(low), math.exp(high)
         by_seed["judge_perplexity"] = [math.exp(value) for value in by_seed.pop("judge_nll")]
     speed = float(np.median(row.tokens_per_second)) if row.tokens_per_second else None
     return {"name": row.name, **found, "by_seed": by_seed, "tokens_per_second": speed}

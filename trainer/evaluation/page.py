@@ -4,6 +4,7 @@
 import io
 import re
 from html import escape
+from typing import Any
 
 from .table import COLUMNS, cell, columns
 
@@ -13,7 +14,7 @@ PICTURES = (
     "baseline without chance, green the baseline with sampling."
 )
 INK = "#123456"  # drawn in this colour, and replaced by the page's own: black on white or white on black
-DRAWING = {
+DRAWING: dict[Any, Any] = {
     "font.size": 10,
     "text.parse_math": False,  # a folder's name may hold dollars
     "svg.hashsalt": "tokmat",  # the same ids in every run

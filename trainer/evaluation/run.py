@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 
 from ..arguments import EvaluateArguments
-from ..checkpoints import load_pretrained, tokmat_config
+from ..checkpoints import check_folder, load_model, load_tokenizer, tokmat_config
 from ..data import load_documents
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
@@ -35,7 +35,7 @@ class Evaluation:
     result: dict
     written: list[Continuations]
     prompts: Prompts
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
 
 
 def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> Evaluation:
@@ -52,10 +52,11 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
 
     @functools.cache  # the judge may be a baseline
     def load(name):
-        model = load_pretrained(AutoModelForCausalLM.from_pretrained, name, trust_remote_code=True).eval()
+        trusted = options.trust_remote_code and name != options.judge
+        model = load_model(name, trusted).eval()
         return model.to(torch.accelerator.current_accelerator() or "cpu")
 
-    tokenizer = load_pretrained(AutoTokenizer.from_pretrained, models[0], trust_remote_code=True)
+    tokenizer = load_tokenizer(models[0])
     source = options.data[0] if len(options.data) == 1 else options.data
     documents, lengths = load_documents(source), (options.prompt_tokens, options.new_tokens)
     prompts = held_out_prompts(documents, tokenizer, options.prompts, *lengths)
@@ -111,6 +112,7 @@ def check_options(options: EvaluateArguments) -> None:
     if with_mauve(options):
         mauve.require_mauve()
     if options.output:
+        check_folder(options.output)
         require_matplotlib()
 
 
@@ -182,6 +184,4 @@ def add_mauve(result: dict, options, plans: list[Decoder], places: Prompts, stri
         row["mauve_by_kmeans_seed"] = scores[row["name"]]
     count = len(places.ids)
     result["mauve"] = {"continuations": count, "clusters": mauve.clusters(count), "stride": stride}
-    result["conventions"].append(
-        mauve.conventions(count, *(part.shape[1] for part in (places.ids, places.human)), stride)
-    )
+    result["conventions"].append(mauve.conventions(count, places.ids.shape[1], places.human.shape[1], stride))

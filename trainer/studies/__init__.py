@@ -14,6 +14,7 @@ STUDIES = {
     "failures": "detectors of four failures, on models made to fail",
     "structured": "code, dialogue and arithmetic",
     "diversity": "where diversity comes from, cause by cause",
+    "look_ahead": "what makes a tail know what comes next, idea by idea",
 }
 # What a study needs beyond the package's own dependencies; the extra "eval" has all of it.
 PICTURES = "matplotlib"  # every study draws one

@@ -21,7 +21,7 @@ NOISE = [
     for norm in (0.5, 1.0, 2.0)
 ]
 # cause: (settings, settings of what it is compared with)
-CAUSES = {
+CAUSES: dict[str, list[tuple[dict, dict]]] = {
     "embryo noise": [(settings, PLAIN) for settings in NOISE],
     "blending over the tail": [
         ({"tail_length": length, "embryo_norm": 0.0, "alpha_max": alpha, "rate": rate}, PLAIN)
@@ -75,7 +75,8 @@ def changed_by_noise(model, predicted: torch.Tensor, settings: dict, draws: int 
     alpha, norm = settings["alpha_max"], settings["embryo_norm"]
     plain, changed = model.implied_logits(predicted).argmax(-1), []
     for seed in range(draws):
-        noise = low_norm_noise(*predicted.shape, norm, seed).to(predicted)
+        count, dim = predicted.shape
+        noise = low_norm_noise(count, dim, norm, seed).to(predicted)
         changed.append(
             (model.implied_logits(alpha * predicted + (1 - alpha) * noise).argmax(-1) != plain).float().mean()
         )
@@ -171,7 +172,7 @@ def told(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict]):
-    colors = dict(zip([*CAUSES, SOURCE, "whole recipe", "human"], plt.get_cmap("tab10").colors))
+    colors = dict(zip([*CAUSES, SOURCE, "whole recipe", "human"], map(plt.get_cmap("tab10"), range(10))))
     figure, axes = plt.subplot_mosaic([["loop", "nll"], ["loop", "nll"], ["noise", "noise"]], layout="constrained",
                                       figsize=(11, 0.21 * len(rows) + 5))  # fmt: skip
     places = np.arange(len(rows))[::-1]

@@ -29,7 +29,7 @@ def study(lab: Lab) -> Finding:
     ]  # fmt: skip
     seen = counts > 0
     ranks = [np.argsort(np.argsort(values)) for values in (np.log1p(counts[seen]), drift[seen])]
-    correlation = float(np.corrcoef(*ranks)[0, 1])
+    correlation = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     median, largest = float(np.median(drift)), float(drift.max())
     share = float((drift > 2 * median).mean())
 

@@ -2,6 +2,7 @@
 """Four failures and their detectors, tried on models made to fail and on one that was not."""
 
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,16 +33,16 @@ def made_to_fail(lab: Lab) -> dict[str, tuple]:
     Three models are trained with one wrong setting each; two are the healthy one, decoded wrongly.
     """
     budget, healthy = lab.budget, lab.tokmat()
-    given = {
+    given: dict[str, Any] = {
         "data": str(lab.texts["train"]),
         "validation_fraction": 0.0,
         "per_device_train_batch_size": budget.ablation_batch,
     }
     # Regression alone learns the mean of what may follow, first of all the mean of all text. The rate is high because
     # a fresh head is the identity, far from a constant.
-    collapsed = {"contrastive_weight": 0.0, "regression_weight": 1.0}
+    collapsed: dict[str, Any] = {"contrastive_weight": 0.0, "regression_weight": 1.0}
     collapsed |= {"backbone": budget.backbone, "tokenizer": str(lab.baseline())}
-    repetitive = {"model": str(lab.start()), "look_ahead": True, "context_negatives": 0.0}
+    repetitive: dict[str, Any] = {"model": str(lab.start()), "look_ahead": True, "context_negatives": 0.0}
     wild = {"model": str(lab.start())} | RECIPE
     steps = budget.ablation_steps
     return {
@@ -57,7 +58,7 @@ def made_to_fail(lab: Lab) -> dict[str, tuple]:
 @torch.no_grad()
 def examine(model, prompts, **settings) -> tuple[dict[str, list[failures.Signal]], torch.Tensor]:
     """The signals of every detector, and the continuations (n, new tokens)."""
-    settings = {"tail_length": TAIL_LENGTH, "output_maturation": "vectors"} | settings
+    settings = {"tail_length": TAIL_LENGTH, "output_maturation": "vectors", **settings}
     output = continue_prompts(model, prompts.ids.to(model.device), prompts.human.shape[1], **settings)
     written = output.sequences[:, prompts.ids.shape[1] :].cpu()
     found = (
@@ -71,7 +72,8 @@ def examine(model, prompts, **settings) -> tuple[dict[str, list[failures.Signal]
 
 def study(lab: Lab) -> Finding:
     prompts = lab.prompts(NEW_TOKENS, count=min(lab.budget.prompts, 64))
-    signals, samples, rows = {}, [], []
+    signals, samples = {}, []
+    rows: list[dict[str, Any]] = []
     for name, (path, settings) in made_to_fail(lab).items():
         signals[name], written = examine(lab.load_tokmat(path), prompts, **settings)
         samples.append(f"{name}: {' '.join(lab.tokenizer.decode(written[0]).split())}")

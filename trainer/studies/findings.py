@@ -50,6 +50,8 @@ def save(finding: Finding, name: str, folder: Path) -> None:
         writer.writeheader()
         writer.writerows({key: _short(value) for key, value in row.items()} for row in finding.rows)
     finding.figure.savefig(part / "picture.png", dpi=150, bbox_inches="tight")
+    for title, figure in finding.pictures.items():
+        figure.savefig(part / f"{title}.png", dpi=110)
     parts = [f"# {name}: {STUDIES[name]}", f"**Claim.** {finding.claim}", f"**Finding.** {finding.finding}"]
     parts += [f"**Verdict: {finding.verdict}.**", "![](picture.png)", finding.text]
     (part / "finding.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from modeling_tokmat import TokMatForContinuousLM
 
-from ..checkpoints import is_finished
+from ..checkpoints import is_finished, load_model
 from ..conversion import convert_folder
 from ..data import END_OF_TEXT, load_documents, split_documents
 from ..evaluation.decoders import write
@@ -69,7 +70,7 @@ BUDGETS = {"small": SMALL, "full": FULL}
 # repetition; parallel tails for look-ahead (docs/LOOKAHEAD.md).
 CONTEXT_NEGATIVES = 3.0
 TAIL_LENGTH = 8
-RECIPE = {"context_negatives": CONTEXT_NEGATIVES, "film_scope": "tail"}
+RECIPE: dict[str, Any] = {"context_negatives": CONTEXT_NEGATIVES, "film_scope": "tail"}
 
 
 @dataclass
@@ -80,8 +81,9 @@ class Finding:
     finding: str
     verdict: str
     rows: list[dict]
-    figure: object
+    figure: Any  # matplotlib's, which is not imported here
     text: str = field(default="")  # samples and tables for finding.md
+    pictures: dict[str, Any] = field(default_factory=dict)  # further ones, by the name of their file
 
 
 class Lab:
@@ -106,6 +108,15 @@ class Lab:
         if self.held_out is not None:
             return documents, load_documents(self.held_out)
         return split_documents(documents, 0.05, seed=0)
+
+    def check_sources(self) -> None:
+        """Read what the studies need, before anything is written.
+
+        Raises:
+            ValueError, OSError: text that does not exist or is not text.
+        """
+        if self.documents and self.dialogue is not None:
+            load_documents(self.dialogue)
 
     @cached_property
     def texts(self) -> dict[str, Path]:
@@ -144,21 +155,31 @@ class Lab:
     def path(self, name: str) -> Path:
         return self.folder / "models" / name
 
-    def fit(self, name: str, steps: int, rate: float, data="train", prepare: Callable | None = None, **values) -> Path:
+    def fit(
+        self,
+        name: str,
+        steps: int,
+        rate: float,
+        data: str | list[str] = "train",
+        prepare: Callable | None = None,
+        **values,
+    ) -> Path:
         """Train a model, unless it is there; a killed training goes on.
 
         Args:
-            data: "train" or "train-long", with the held-out text that belongs to it, or a source without one.
+            data: "train" or "train-long", with the held-out text that belongs to it, or sources without one.
             values: other arguments of a training run (`TrainingPlan.of`).
         """
         path, budget, texts = self.path(name), self.budget, self.texts
         if is_finished(path):
             return path
         values = {"block_size": budget.block, "per_device_train_batch_size": budget.batch} | values
-        if data in texts:
+        sources = [data] if isinstance(data, str) else data
+        if isinstance(data, str) and data in texts:
+            sources = [str(texts[data])]
             values["validation_data"] = [str(texts[data.replace("train", "held-out")])]
         plan = TrainingPlan.of(
-            data=[str(texts.get(data, data))],
+            data=sources,
             output_dir=str(path),
             resume_from_checkpoint="last",
             max_steps=steps,
@@ -181,12 +202,12 @@ class Lab:
 
     def baseline(self) -> Path:
         budget = self.budget
-        new = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
+        new: dict[str, Any] = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
         return self.fit("ar", budget.baseline_steps, 2e-3, **new)
 
     def judge_path(self) -> Path:
         """An autoregressive model trained apart, from another seed: other weights, other order of the same text."""
-        new = {"objective": "ar", "backbone": self.budget.backbone, "tokenizer": str(self.baseline())}
+        new: dict[str, Any] = {"objective": "ar", "backbone": self.budget.backbone, "tokenizer": str(self.baseline())}
         return self.fit("judge", self.budget.judge_steps, 2e-3, **new, seed=100)
 
     def start(self) -> Path:
@@ -215,7 +236,7 @@ class Lab:
         return self.fit("ar-longer", steps, 6e-4, objective="ar", model=str(self.baseline()))
 
     def load(self, path: Path):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=True).eval()
+        model = load_model(str(path), dtype=torch.float32).eval()
         return model.to(self.device)
 
     def load_tokmat(self, path: Path) -> TokMatForContinuousLM:
@@ -243,13 +264,13 @@ class Lab:
         seeds = range(self.budget.embryo_seeds) if seeds is None else seeds
         return write("", model, prompts, prompts.human.shape[1], 50, list(seeds), **settings).runs
 
-    def measure(self, runs: list[torch.Tensor], prompts: Prompts) -> dict[str, float]:
+    def measure(self, runs: list[torch.Tensor], prompts: Prompts, judge=None) -> dict[str, float]:
         """Each metric, and the ends of its 95 % interval over prompts, under `name`, `name_low`, `name_high`."""
         found = {}
-        for name, values in per_prompt(runs, prompts, self.judge).items():
+        for name, values in per_prompt(runs, prompts, judge or self.judge).items():
             ends = interval(values)
             if name == "judge_nll":
-                name, ends = "judge_perplexity", tuple(map(math.exp, ends))
+                name, ends = "judge_perplexity", (math.exp(ends[0]), math.exp(ends[1]), math.exp(ends[2]))
             found |= with_ends(name, ends)
         return found
 

@@ -1,6 +1,9 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The repetition table (METHOD section 6: Dist, Rep, Loop) at 50 new tokens, and beyond, with the quality it omits."""
 
+from pathlib import Path
+from typing import Any
+
 import matplotlib.pyplot as plt
 
 from ..evaluation.decoders import PENALTIES
@@ -61,16 +64,17 @@ def texts(lab: Lab, prompts: Prompts, long: bool):
                     lab.continuations(model, prompts, [0], tail_length=1, alpha_max=1.0),
                 )
     baseline = lab.load(long_context(lab, lab.longer_baseline(), "ar") if long else lab.longer_baseline())
-    plans = [("ar greedy", [None], GREEDY)]
+    plans: list[tuple[str, Any, dict]] = [("ar greedy", [None], GREEDY)]
     plans += [(f"ar penalty {penalty}", [None], GREEDY | {"repetition_penalty": penalty}) for penalty in PENALTIES]
     plans.append(("ar nucleus 0.95", chances, {"do_sample": True, "top_p": 0.95, "top_k": 0}))
     for name, chance, settings in plans:
         yield name, lab.continuations(baseline, prompts, chance, **settings)
 
 
-def long_context(lab: Lab, source, kind: str):
+def long_context(lab: Lab, source: Path, kind: str) -> Path:
     """A model taught to read documents as long as the long context."""
-    budget, values = lab.budget, {"model": str(source)}
+    budget = lab.budget
+    values: dict[str, Any] = {"model": str(source)}
     if kind == "ar":
         values |= {"objective": "ar"}
     else:
@@ -131,7 +135,7 @@ def _of(values: list[bool]) -> str:
 
 def draw(rows: list[dict], lengths):
     names = list(dict.fromkeys(row["decoder"] for row in rows))
-    colors = {"human": "black", "tokmat": plt.get_cmap("Greens"), "ar": plt.get_cmap("Blues")}
+    colors: dict[str, Any] = {"human": "black", "tokmat": plt.get_cmap("Greens"), "ar": plt.get_cmap("Blues")}
     kinds = {name: name.replace(",", "").split(" ")[0] for name in names}
     figure, axes = plt.subplots(1, len(lengths), figsize=(4.2 * len(lengths) + 2, 4.2), layout="constrained")
     for axis, length in zip(axes, lengths):

@@ -6,6 +6,7 @@ import itertools
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -84,10 +85,11 @@ def correct_sums(text: str) -> tuple[int, int]:
 
 def domain_models(lab: Lab, name: str, train: Path) -> tuple[Path, Path]:
     """A baseline with a tokenizer of its own, and a TokMat model made of it in a third of its steps."""
-    budget, given = lab.budget, {"data": str(train), "validation_fraction": 0.0}
-    new = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
+    budget = lab.budget
+    given: dict[str, Any] = {"data": str(train), "validation_fraction": 0.0}
+    new: dict[str, Any] = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
     baseline = lab.fit(f"{name}-ar", budget.domain_steps, 2e-3, **new, **given)
-    converted = {"model": str(lab.converted(f"{name}-start", baseline)), "look_ahead": True}
+    converted: dict[str, Any] = {"model": str(lab.converted(f"{name}-start", baseline)), "look_ahead": True}
     converted |= {"context_negatives": CONTEXT_NEGATIVES}
     return baseline, lab.fit(f"{name}-tokmat", max(1, budget.domain_steps // 3), 6e-4, **converted, **given)
 
@@ -108,7 +110,7 @@ def measure_domain(lab: Lab, name: str, documents: list[str], frequent: int):
     runs = {"TokMat": lab.continuations(matured, prompts, [0]), "greedy": greedy, "human": [prompts.human]}
     beginnings, rows = tokenizer.batch_decode(prompts.ids, skip_special_tokens=True), []
     for who, written in runs.items():
-        row = {"domain": name, "text": who}
+        row: dict[str, Any] = {"domain": name, "text": who}
         for metric, values in per_prompt(written, prompts).items():
             row |= with_ends(metric, interval(values))
         if name == "arithmetic":

@@ -107,7 +107,7 @@ def gain_interval(found: np.ndarray, control: np.ndarray | None = None) -> tuple
 
 def as_groups(runs: list[torch.Tensor], tokenizer) -> list[list[str]]:
     """Runs of ids (n, tokens) as n groups of texts, one text per run."""
-    return list(zip(*(tokenizer.batch_decode(run, skip_special_tokens=True) for run in runs)))
+    return [list(group) for group in zip(*(tokenizer.batch_decode(run, skip_special_tokens=True) for run in runs))]
 
 
 def identical_share(groups: Sequence[Sequence[str]]) -> float:

@@ -1,0 +1,73 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The benchmarks of pretrained models run on a tiny one, and the last line on stdout is what it should be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.conversion import from_autoregressive
+from trainer.models import make_baseline
+from trainer.recipes import SOURCE_TAIL
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    """A source, a model with an untrained tail beside it, chat questions, texts, and answers of the source."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(0)
+    source = make_baseline(None, "tiny", tokenizer).eval()
+    for name, model in (
+        ("source", source),
+        ("tail", from_autoregressive(source, **SOURCE_TAIL | {"tail_adapter_rank": 2, "parallel_tails": 4})),
+    ):
+        model.save_pretrained(folder / name)
+        tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+        tokenizer.save_pretrained(folder / name)
+        tokenizer.chat_template = None
+    kinds = ("writing", "math", "coding", "stem", "extraction", "roleplay", "translation", "translation", "rag")
+    questions = [{"category": kind, "turns": [f"Once upon a time, {number}"]} for number, kind in enumerate(kinds)]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    (folder / "texts.txt").write_text("\n<|endoftext|>\n".join(["The fox lived in a green wood. " * 40] * 3) + "\n")
+    ids = tokenizer("Once upon a time there was a small fox.")["input_ids"]
+    answer = {"prompt_ids": ids[:4], "answer_ids": ids * 2, "text": "", "kind": "texts", "rep3": 0.0, "loops": False}
+    (folder / "own.jsonl").write_text((json.dumps(answer) + "\n") * 3)
+    return folder
+
+
+def run(folder, name, *arguments):
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *arguments, "--output", folder / f"{name}.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed == json.loads((folder / f"{name}.json").read_text()) and printed["benchmark"] == name
+    assert printed["command"].startswith(f"python benchmarks/{name}.py ")
+    return printed
+
+
+def test_spec_bench(folder):
+    sizes = ("--per-category", "5", "--new-tokens", "12", "--threads", "1", "--keep-environment")
+    given = ("--source", "source", "--model", "tail", "--spec-bench", "questions.jsonl", "--data", "texts.txt")
+    groups = run(folder, "spec_bench", *given, *sizes)["groups"]
+    # Of MT-bench's kinds together as many as of each other category.
+    numbers = {kind: found["greedy"]["prompts"] for kind, found in groups.items() if not kind.startswith("all ")}
+    assert numbers == {"mt_bench": 5, "translation": 2, "rag": 1, "texts": 3, "all": 11}
+    for decoders in groups.values():
+        assert list(decoders) == ["greedy", "prompt lookup", "K = 1", "tail", "tail + lookup"]
+        for name, found in decoders.items():
+            assert found["same_text"] == found["prompts"], name  # float32
+            assert found["tokens_per_forward"] >= (1 if name in ("greedy", "K = 1") else 0.9) and found["speed"] > 0
+        assert decoders["greedy"]["tokens_per_forward"] == decoders["greedy"]["accepted"] == 1
+
+
+def test_tail_accuracy(folder):
+    result = run(folder, "tail_accuracy", "tail", "own.jsonl", "--answers", "2")
+    assert result["answers"] == 2 and len(result["rows"]) == 8
+    for row in result["rows"]:
+        assert len(row["accuracy"]) == 4 and all(0 <= share <= 1 for share in row["accuracy"])
+        assert 1 <= row["tokens_per_forward"] <= 5 and row["places"] > 0
