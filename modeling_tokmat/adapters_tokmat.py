@@ -5,6 +5,7 @@ Committed positions pass through the source as it is, to the bit: an adapter add
 """
 
 from contextvars import ContextVar
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -59,11 +60,12 @@ class TailAdapter(nn.Module):
         init.kaiming_uniform_(self.lora_A, a=5**0.5)
         init.zeros_(self.lora_B)
 
-    def forward(self, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    def forward(self, vectors: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """What the layer reads and what it makes of it -> what it makes with the adapter, (batch, length, out)."""
         gate = self.gate.get()
         if gate is None:
             return output
-        slots = inputs[0][:, gate.start :]
+        slots = vectors[:, gate.start :]
         if gate.in_place:
             output[:, gate.start :] += F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
             return output
@@ -72,6 +74,11 @@ class TailAdapter(nn.Module):
         if gate.start == 0:
             return output + added
         return torch.cat([output[:, : gate.start], output[:, gate.start :] + added], dim=1)
+
+
+def _adapt(adapter: TailAdapter, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    # The layer is kept from the adapter: accelerate moves whatever an offloaded module is given.
+    return adapter(inputs[0], output)
 
 
 class TailAdapters(nn.ModuleDict):
@@ -94,7 +101,7 @@ class TailAdapters(nn.ModuleDict):
             else:
                 continue
             adapter = TailAdapter(inner, outer, rank, self.gate)
-            layer.register_forward_hook(adapter)
+            layer.register_forward_hook(partial(_adapt, adapter))
             self[name.replace(".", "/")] = adapter
 
 

@@ -25,7 +25,7 @@ from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
 from .tails_tokmat import SimulatedTails
 from .training_tokmat import lesson_losses, make_lesson, simulate_tails
-from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary
+from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary, computing_device
 
 
 @dataclass
@@ -206,13 +206,14 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         """Set the token frequencies that `negatives="unigram"` draws from. `counts`: shape (V,), at least 0."""
         require(self.token_counts is not None, "negatives", self.config.negatives, '"unigram" to take token counts')
         assert self.token_counts is not None
-        require(
-            counts.shape == self.token_counts.shape,
-            "counts",
-            tuple(counts.shape),
-            f"of shape ({self.config.vocab_size},)",
-        )
+        shape, allowed = tuple(counts.shape), tuple(self.token_counts.shape)
+        require(shape == allowed, "counts", shape, f"of shape {allowed}")
         self.token_counts.copy_(counts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return computing_device(self.get_input_embeddings())
 
     @property
     def embedding_radius(self) -> float:
@@ -358,7 +359,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             if maturity is None or committed == maturity.shape[1]:
                 return Conditions()
             gate, maturity, tail_length = self._gate(maturity, tail_length, committed)
-        device = self.tail_length_film.table.weight.device
+        device = computing_device(self.tail_length_film.table)
         if tail_length is None or isinstance(tail_length, int):
             length = 1 if tail_length is None else tail_length
             require(1 <= length <= MAX_TAIL_LENGTH, "tail_length", tail_length, f"in [1, {MAX_TAIL_LENGTH}]")

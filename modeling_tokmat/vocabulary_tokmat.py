@@ -44,7 +44,7 @@ class Vocabulary:
     @property
     def table(self) -> torch.Tensor:
         """The embedding rows as they are, shape (V, d)."""
-        return _whole(self.embeddings.weight)
+        return _whole(self.embeddings)
 
     def rows(self) -> torch.Tensor:
         """E: the committed vectors of all tokens: rows l2-normalised and scaled to R (paper 3.1), shape (V, d)."""
@@ -124,7 +124,7 @@ class PretrainedVocabulary(Vocabulary):
         # A power of two is exact wherever it is multiplied in: cheapest before the table is met.
         self._before, self._behind = (self.scale, 1.0) if math.frexp(self.scale)[0] == 0.5 else (1.0, self.scale)
         self.output = embeddings if output is None else output
-        self.bias = None if output is None or output.bias is None else _whole(output.bias)
+        self.bias = None if output is None or output.bias is None else _whole(output, "bias")
 
     def rows(self) -> torch.Tensor:
         """E: the committed vectors of all tokens, as the source has them, shape (V, d)."""
@@ -139,14 +139,14 @@ class PretrainedVocabulary(Vocabulary):
 
     def keys(self, dtype: torch.dtype) -> torch.Tensor:
         """The rows of the output table, shape (V, d)."""
-        return _whole(self.output.weight).to(dtype)
+        return _whole(self.output).to(dtype)
 
     def queries(self, vectors: torch.Tensor) -> torch.Tensor:
         return vectors
 
     def keys_of(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows of the output table: shape (...) -> (..., d)."""
-        return F.embedding(ids, _whole(self.output.weight))
+        return F.embedding(ids, _whole(self.output))
 
     def scores_among(self, vectors: torch.Tensor, ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """The implied logits of some tokens alone: vectors (..., d), ids (..., n) and their keys -> (..., n)."""
@@ -155,7 +155,7 @@ class PretrainedVocabulary(Vocabulary):
 
     def scores(self, vectors: torch.Tensor) -> torch.Tensor:
         """The implied logits of vectors of the query space: shape (..., d) -> (..., V)."""
-        table = _whole(self.output.weight)
+        table = _whole(self.output)
         scores = F.linear(self._before * vectors.to(table.dtype), table)
         scores = scores if self._behind == 1 else scores * self._behind
         return scores if self.bias is None else scores + self.bias
@@ -171,6 +171,24 @@ class PretrainedVocabulary(Vocabulary):
         return (share * self.embed(ids)).sum(-2).to(predicted.dtype)
 
 
-def _whole(weight: torch.Tensor) -> torch.Tensor:
-    # Outside its module's forward a weight sharded by FSDP2 is a DTensor.
+def computing_device(module: nn.Embedding | nn.Linear) -> torch.device:
+    """Where a module computes; weights that accelerate has offloaded lie on no device."""
+    hook = _offloading(module)
+    return module.weight.device if hook is None else torch.device(hook.execution_device)
+
+
+def _whole(module: nn.Module, name: str = "weight") -> torch.Tensor:
+    """A weight as it is, outside of its module's forward: there FSDP2 has a shard of it, and offloading none of it."""
+    weight, hook = getattr(module, name), _offloading(module)
+    if hook is not None:
+        return hook.weights_map[name].to(hook.execution_device)
     return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
+def _offloading(module: nn.Module):
+    """The hook of accelerate's that loads a module's weights when it is called, or None."""
+    if module.weight.device.type != "meta":
+        return None
+    hook = getattr(module, "_hf_hook", None)
+    hooks = getattr(hook, "hooks", (hook,))
+    return next((found for found in hooks if getattr(found, "weights_map", None) is not None), None)

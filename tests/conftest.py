@@ -57,14 +57,14 @@ def make_model():
 
 @pytest.fixture
 def make_converted():
-    """make_converted(**fields): a tiny Llama, converted, with tail adapters that act."""
+    """make_converted(tied=True, **fields): a tiny Llama, converted, with tail adapters that act."""
     from transformers import AutoModelForCausalLM
 
     from trainer.conversion import from_autoregressive
 
-    def make(**fields):
+    def make(tied=True, **fields):
         backbone = TokMatConfig.tiny(model_type="llama").backbone_config
-        backbone.tie_word_embeddings = True
+        backbone.tie_word_embeddings = tied
         source = AutoModelForCausalLM.from_config(backbone)
         fields = {"tail_adapter_rank": 4, "train": "tail", "parallel_tails": 2, "film_scope": "tail"} | fields
         model = from_autoregressive(source, max_tail_length=8, **fields)

@@ -61,6 +61,17 @@ def test_lora_without_targets_adapts_the_attention_of_the_backbone(make_model):
         assert all(".backbone." in name for name in found)
 
 
+def test_what_tokmat_adds_can_be_trained_whole_beside_lora(make_model):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", modules_to_save=["head", "maturity_embedding"])
+    adapted, ids = get_peft_model(make_model(clean_probability=0.0), config).train(), torch.arange(2, 22)[None]
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    trained = {name for name, weight in adapted.named_parameters() if weight.grad is not None}
+    for part in ("head.modules_to_save", "maturity_embedding.modules_to_save", "lora_B"):
+        assert any(part in name for name in trained), part
+
+
 def test_trl_is_refused_with_what_to_use_instead(make_model, tmp_path, tokenizer):
     trl = pytest.importorskip("trl")
     from datasets import Dataset
