@@ -24,6 +24,7 @@ MOST_BYTES = 2**33  # that one part of a training step may take
 INTEGERS = (
     ("num_negatives", 1, 2**31),
     ("context_window", 0, 2**31),
+    ("context_ngram", 1, 8),
     ("rollout_passes", 1, MAX_TAIL_LENGTH),
     ("rollout_jump", 0, MAX_TAIL_LENGTH),
     ("parallel_tails", 0, 2**20),
@@ -98,6 +99,8 @@ class TokMatConfig(PreTrainedConfig):
             0 leaves them out.
         context_window (`int`, *optional*, defaults to 0):
             How many positions back `context_negatives` reach; 0 is the whole document.
+        context_ngram (`int`, *optional*, defaults to 1):
+            n: only ids that would complete an n-gram which the document holds already; 1 is every earlier id.
         maturation (`str`, *optional*, defaults to `"simulated"`):
             What the tails of training hold: the true future (`"simulated"`, 4.1), or what decoding steps from fresh
             embryos leave there (`"rollout"`, parallel tails only).
@@ -137,15 +140,8 @@ class TokMatConfig(PreTrainedConfig):
 
     model_type = "tokmat"
     sub_configs = {"backbone_config": AutoConfig}
-    keys_to_ignore_at_inference = [
-        "past_key_values",
-        "regression_loss",
-        "contrastive_loss",
-        "successor_loss",
-        "predicted_embeds",
-        "hidden_states",
-        "attentions",
-    ]
+    keys_to_ignore_at_inference = ["past_key_values", "regression_loss", "contrastive_loss", "successor_loss"]
+    keys_to_ignore_at_inference += ["predicted_embeds", "hidden_states", "attentions"]
 
     backbone_config: dict | PreTrainedConfig | None = None
     geometry: str = "sphere"
@@ -162,6 +158,7 @@ class TokMatConfig(PreTrainedConfig):
     unigram_exponent: float = 0.75
     context_negatives: float = 0.0
     context_window: int = 0
+    context_ngram: int = 1
     maturation: str = "simulated"
     rollout_passes: int = 2
     rollout_jump: int = 0

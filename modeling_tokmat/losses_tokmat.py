@@ -64,14 +64,25 @@ class ContextNegatives:
         ids: true ids, shape (batch, length). documents: as `document_index` gives them. window: 0 = whole document.
         weight: w, in nats. keys: of `ids`, shape (batch, length, d); only sampled sources read them.
         places: t of each prediction, shape (batch, predictions), where there are others than one per position.
+        ngram: n; above 1 an id counts only where the n - 1 ids before it are also the last ones up to t.
     """
 
-    def __init__(self, ids, documents, window: int, weight: float, keys=None, places: torch.Tensor | None = None):
-        self.ids, self.documents, self.window, self.weight, self.keys = ids, documents, window, weight, keys
+    def __init__(
+        self, ids, documents, window: int, weight: float, keys=None, places: torch.Tensor | None = None, ngram: int = 1
+    ):
+        self.ids, self.window, self.weight, self.keys = ids, window, weight, keys
         self.places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) if places is None else places
+        # `context` tells what stands at t and before, `before` what stands before a position: a document, for n = 1.
+        self.context = self.before = documents
+        if ngram > 1:
+            tokens = self.context = _ranks(documents, ids)
+            for _ in range(ngram - 2):
+                self.context = _ranks(F.pad(self.context[:, :-1], (1, 0), value=-1), tokens)
+            inside = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
+            self.before = torch.where(inside, F.pad(self.context[:, :-1], (1, 0)), -1)
         # An id counts once: at its last occurrence up to t, the one whose next occurrence is later than t.
         length = ids.shape[1]
-        key, order = (documents * (ids.max() + 1) + ids).sort(dim=1, stable=True)
+        key, order = _ranks(self.before, ids).sort(dim=1, stable=True)
         following = torch.where(key[:, 1:] == key[:, :-1], order[:, 1:], length)
         self.next_occurrence = torch.full_like(ids, length).scatter(1, order[:, :-1], following)
 
@@ -80,9 +91,16 @@ class ContextNegatives:
         there = torch.arange(self.ids.shape[1], device=self.ids.device)
         here = self.places[rows, predictions, None]
         near = (there <= here) & ((here - there < self.window) if self.window else True)
-        same = self.documents[rows].gather(1, here[..., 0])[..., None] == self.documents[rows, None]
+        same = self.context[rows].gather(1, here[..., 0])[..., None] == self.before[rows, None]
         last = self.next_occurrence[rows, None] > here
         return near & same & last & (self.ids[rows, None] != targets[..., None])
+
+
+def _ranks(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """A number below the length for each pair of a row, equal for equal pairs; shape (batch, length), int64."""
+    key, order = (first * (second.max() + 1) + second).sort(dim=1)
+    rank = F.pad((key[:, 1:] != key[:, :-1]).cumsum(dim=1), (1, 0))
+    return torch.empty_like(rank).scatter(1, order, rank)
 
 
 def info_nce(

@@ -79,7 +79,8 @@ def make_lesson(
         ids = labels.clamp(min=0) if input_ids is None else input_ids
         keys = None if negative_ids is None else F.normalize(content, dim=-1)
         places = None if tails is None else tails.place
-        context = ContextNegatives(ids, documents, config.context_window, config.context_negatives, keys, places)
+        window, weight, ngram = config.context_window, config.context_negatives, config.context_ngram
+        context = ContextNegatives(ids, documents, window, weight, keys, places, ngram)
 
     weights = loss_weights(labels, documents, tails, tail_only, config.tail_weight_floor)
     if tails is None:

@@ -94,7 +94,15 @@ def test_wrong_values_are_refused_by_name(field, value, allowed):
     assert allowed in str(error.value)
 
 
-INTEGERS = ("num_negatives", "context_window", "rollout_passes", "rollout_jump", "parallel_tails", "parallel_slots")
+INTEGERS = (
+    "num_negatives",
+    "context_window",
+    "context_ngram",
+    "rollout_passes",
+    "rollout_jump",
+    "parallel_tails",
+    "parallel_slots",
+)
 INTEGERS += ("tail_adapter_rank", "min_tail_length", "max_tail_length", "bos_token_id", "eos_token_id", "pad_token_id")
 FLOATS = (
     "embedding_radius",

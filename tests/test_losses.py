@@ -29,21 +29,24 @@ def batch():
     }
 
 
-def past_of(batch, row, t, window):
+def past_of(batch, row, t, window, ngram=1):
     """The context negatives of a position, by the definition."""
-    places = [s for s in range(t + 1) if batch["documents"][row, s] == batch["documents"][row, t]]
-    places = [s for s in places if not window or t - s < window]
-    return {int(batch["ids"][row, s]) for s in places} - {int(batch["targets"][row, t])}
+    ids, documents = batch["ids"][row].tolist(), batch["documents"][row].tolist()
+    first = documents.index(documents[t])
+    before = ids[max(t - ngram + 2, first) : t + 1]
+    places = range(first + ngram - 1, t + 1) if len(before) == ngram - 1 else []
+    places = [s for s in places if ids[s - ngram + 1 : s] == before and (not window or t - s < window)]
+    return {ids[s] for s in places} - {int(batch["targets"][row, t])}
 
 
-def naive(batch, negative_ids, weight=None, window=0):
+def naive(batch, negative_ids, weight=None, window=0, ngram=1):
     """InfoNCE with context negatives, one position at a time (Eq. 7)."""
     losses = torch.zeros(batch["targets"].shape, dtype=torch.float64)
     for row in range(3):
         for t in range(14):
             target = int(batch["targets"][row, t])
             scores = SCALE * batch["table"] @ F.normalize(batch["predicted"][row, t], dim=-1)
-            past = past_of(batch, row, t, window) if weight is not None else set()
+            past = past_of(batch, row, t, window, ngram) if weight is not None else set()
             if negative_ids is None:
                 terms = {i: scores[i] + (weight if i in past else 0) for i in range(V) if i != target}
                 terms = list(terms.values())
@@ -55,14 +58,14 @@ def naive(batch, negative_ids, weight=None, window=0):
     return losses
 
 
-def chunked(batch, negative_ids, weight=None, window=0, chunk_elements=2**24, **changed):
+def chunked(batch, negative_ids, weight=None, window=0, chunk_elements=2**24, ngram=1, **changed):
     batch = {**batch, **changed}
     table = batch["table"]
     keys = table if negative_ids is None else table[negative_ids]
     context = None
     if weight is not None:
         unit = None if negative_ids is None else table[batch["ids"]]
-        context = ContextNegatives(batch["ids"], batch["documents"], window, weight, unit)
+        context = ContextNegatives(batch["ids"], batch["documents"], window, weight, unit, ngram=ngram)
     return info_nce(
         F.normalize(batch["predicted"], dim=-1),
         batch["targets"],
@@ -83,6 +86,17 @@ def test_info_nce_equals_its_definition(batch, sampled, weight, window):
     torch.testing.assert_close(
         chunked(batch, negative_ids, weight, window), naive(batch, negative_ids, weight, window)
     )
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("ngram", [2, 3, 4])
+@pytest.mark.parametrize("window", [0, 7])
+def test_ngrams_of_the_past_as_negatives_equal_their_definition(batch, sampled, ngram, window):
+    batch["ids"] = batch["ids"] % 2  # so that n-grams repeat
+    negative_ids = batch["negative_ids"] if sampled else None
+    expected = naive(batch, negative_ids, 1.5, window, ngram)
+    torch.testing.assert_close(chunked(batch, negative_ids, 1.5, window, ngram=ngram), expected)
+    assert any(past_of(batch, row, t, window, ngram) for row in range(3) for t in range(14))
 
 
 def test_context_negatives_of_zero_nats_change_nothing_with_all(batch):

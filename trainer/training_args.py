@@ -2,6 +2,7 @@
 """Arguments of the TokMatTrainer."""
 
 import atexit
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,11 +69,13 @@ def refuse_other_losses(args: TrainingArguments, compute_loss_func=None) -> None
 
 @atexit.register
 def end_process_group() -> None:
-    """Join torch.distributed's threads while Python still runs.
+    """Let torch.distributed's threads come to rest while Python still runs.
 
-    A worker of gloo lets go of the tensors of its last collective late, and needs the interpreter for that: one that
-    is shutting down ends the thread in the middle of C++, and with it the process ("terminate called without an active
-    exception", exit code -6).
+    A worker of gloo lets go of the tensors of its last collective after that collective has ended, and needs the
+    interpreter for that: one that is shutting down ends the thread in the middle of C++, and with it the process
+    ("terminate called without an active exception", exit code -6). Destroying the group does not wait for it where a
+    DistributedDataParallel still holds the group, and would wait without giving the interpreter away; sleeping does.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        time.sleep(0.5)

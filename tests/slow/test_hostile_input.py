@@ -47,6 +47,7 @@ FAIR = {
     "clean_probability": (0.0, 0.5, 1.0),
     "context_negatives": (0.0, 2.0),
     "context_window": (0, 3),
+    "context_ngram": (1, 2),
     "schedule": ("linear", "cosine", "geometric", "power"),
     "alpha_max": (0.5, 1.0),
     "embryo_norm": (0.0, 0.1),
