@@ -268,7 +268,9 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
         OSError: there is no such model. ValueError: it is of another kind.
     """
     name = in_the_box(name)
-    if "/" not in name and not Path(name).expanduser().is_dir():  # the Hub has models without an owner, but none of ours
+    if (
+        "/" not in name and not Path(name).expanduser().is_dir()
+    ):  # the Hub has models without an owner, but none of ours
         raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
     kind = load_pretrained(PreTrainedConfig.get_config_dict, name)[0].get("model_type")
     if kind != TokMatConfig.model_type:
