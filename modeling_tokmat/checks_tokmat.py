@@ -22,6 +22,13 @@ def _shown(value) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
+def described(value) -> str:
+    """What stands in an error for a value that may be large: a tensor's dtype and shape, or a type's name."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
 def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether `value` is a finite real number (not a bool) in [low, high]."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
