@@ -199,6 +199,18 @@ def _load(load, name: str, place: str, kwargs: dict):
         raise ValueError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
+def model_kind(name: str) -> tuple[str | None, bool]:
+    """A saved model's type, read as data, and whether it takes code of the model's own to load it.
+
+    Raises:
+        OSError: there is no such model.
+    """
+    values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
+    kind = values.get("model_type")
+    known = kind == TokMatConfig.model_type or kind in CONFIG_MAPPING
+    return kind, bool(values.get("auto_map")) and not known
+
+
 def load_config(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrainedConfig:
     """The configuration of a saved model, read as data before anything is run.
 
@@ -210,11 +222,10 @@ def load_config(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrai
     Raises:
         OSError: there is no such model. ValueError: it needs code of its own, which is not trusted.
     """
-    values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
-    kind = values.get("model_type")
+    kind, needs_code = model_kind(name)
     if kind == TokMatConfig.model_type:
         return load_pretrained(TokMatConfig.from_pretrained, name, **kwargs)
-    if values.get("auto_map") and kind not in CONFIG_MAPPING and not trust_remote_code:
+    if needs_code and not trust_remote_code:
         raise ValueError(
             f"{name}, of the model type {kind}, needs code of its own, which is not run unasked: read it, and pass "
             "--trust-remote-code if you trust it"
@@ -254,7 +265,7 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
         "/" not in name and not Path(name).expanduser().is_dir()
     ):  # the Hub has models without an owner, but none of ours
         raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
-    kind = load_pretrained(PreTrainedConfig.get_config_dict, name)[0].get("model_type")
+    kind, _ = model_kind(name)
     if kind != TokMatConfig.model_type:
         raise ValueError(f"{name} is a {kind} model, not a TokMat model")
     config = load_config(name, **kwargs)
