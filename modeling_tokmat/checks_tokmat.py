@@ -4,6 +4,9 @@
 import math
 import sys
 
+import torch
+
+INDICES = (torch.int64, torch.int32)  # what an embedding takes
 LARGEST = sys.float_info.max  # an int may be larger than any float
 SHOWN = 200  # characters of a value in an error
 
@@ -24,7 +27,7 @@ def _shown(value) -> str:
 
 def described(value) -> str:
     """What stands in an error for a value that may be large: a tensor's dtype and shape, or a type's name."""
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if torch.is_tensor(value):
         return f"{value.dtype} of shape {tuple(value.shape)}"
     return type(value).__name__
 
@@ -35,6 +38,6 @@ def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
     return real and low <= value <= high
 
 
-def is_integer(value, low: int, high: float = math.inf) -> bool:
+def is_integer(value, low: float, high: float = math.inf) -> bool:
     """Whether `value` is an int (not a bool) in [low, high]."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -6,10 +6,11 @@ import math
 import torch
 from transformers import Cache, GenerationConfig
 
-from .checks_tokmat import described, is_integer, is_number, require
+from .checks_tokmat import INDICES, described, is_integer, is_number, require
 
 # The least value of a setting that counts tokens.
 LENGTHS = {"max_new_tokens": 1, "max_length": 1, "prefill_chunk_size": 1, "min_new_tokens": 0, "min_length": 0}
+LENGTHS |= {"no_repeat_ngram_size": 0}
 # What is on or off, as transformers reads it: "x" and "False" would both be on.
 FLAGS = ("use_cache", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions")
 FLAGS += ("output_hidden_states", "remove_invalid_values", "renormalize_logits", "disable_compile")
@@ -28,9 +29,12 @@ def check_prompt(ids, embeds, mask, vocab_size: int, hidden_size: int, bos: int 
         require(bos is not None, "input_ids", ids, "given, as the model has no bos token to begin with")
         return 1, (1,)
     if ids is not None:
-        name, prompt, whole = "input_ids", ids, "a tensor of ids, of an integer dtype and shape (batch, length)"
-        fits = torch.is_tensor(ids) and ids.dim() == 2 and not ids.dtype.is_floating_point and ids.dtype != torch.bool
-        fits = fits and not ids.dtype.is_complex
+        name, prompt, whole = (
+            "input_ids",
+            ids,
+            "a tensor of ids, of the integer dtype int64 or int32 and shape (batch, length)",
+        )
+        fits = torch.is_tensor(ids) and ids.dim() == 2 and ids.dtype in INDICES
     else:
         name, prompt, whole = "inputs_embeds", embeds, f"a tensor of floats, of shape (batch, length, {hidden_size})"
         fits = torch.is_tensor(embeds) and embeds.dim() == 3 and embeds.dtype.is_floating_point
@@ -78,6 +82,21 @@ def check_settings(asked, vocab_size: int) -> None:
     seconds = asked("max_time")
     fits = seconds is None or is_number(seconds, 0) or seconds == math.inf
     require(fits, "max_time", seconds, "None or a number of seconds of at least 0")
+    decay = asked("exponential_decay_length_penalty")
+    fits = decay is None or (isinstance(decay, list | tuple) and len(decay) == 2)
+    fits = fits and (decay is None or (is_integer(decay[0], 0) and is_number(decay[1], 0)))
+    pair = "None or a pair of an integer and a number, both of at least 0"
+    require(fits, "exponential_decay_length_penalty", decay, pair)
+    for name, low, high in (
+        ("forced_eos_token_id", 0, vocab_size - 1),
+        ("suppress_tokens", -math.inf, math.inf),
+        ("begin_suppress_tokens", -math.inf, math.inf),
+    ):
+        value = asked(name)
+        listed = [value] if name == "forced_eos_token_id" and is_integer(value, 0) else value
+        fits = isinstance(listed, list | tuple) and all(is_integer(token, low, high) for token in listed)
+        fits = fits or value is None
+        require(fits, name, value, f"None, an id in [0, {vocab_size - 1}] or a list of ids")
     for name in ("pad_token_id", "bos_token_id"):
         value = asked(name)
         value = value.item() if torch.is_tensor(value) and value.numel() == 1 else value

@@ -14,6 +14,7 @@ ONES = torch.ones_like(IDS)
     [
         ({"inputs": IDS.float()}, "input_ids", "integer dtype"),
         ({"inputs": IDS.bool()}, "input_ids", "integer dtype"),
+        ({"inputs": IDS.to(torch.int8)}, "input_ids", "integer dtype"),
         ({"inputs": torch.zeros(1, 0, dtype=torch.long)}, "input_ids", "at least one token"),
         ({"inputs": IDS[0]}, "input_ids", "(batch, length)"),
         ({"inputs": IDS[None]}, "input_ids", "(batch, length)"),
@@ -64,6 +65,15 @@ ONES = torch.ones_like(IDS)
         ({"position_ids": torch.ones(3, 3, dtype=torch.long)}, "position_ids", "shape (2, 3)"),
         ({"position_ids": ONES.float()}, "position_ids", "integer dtype"),
         ({"position_ids": ONES.bool()}, "position_ids", "integer dtype"),
+        ({"position_ids": ONES.to(torch.int8)}, "position_ids", "integer dtype"),
+        ({"no_repeat_ngram_size": "x"}, "no_repeat_ngram_size", "at least 0"),
+        ({"forced_eos_token_id": 500}, "forced_eos_token_id", "[0, 96]"),
+        ({"forced_eos_token_id": "x"}, "forced_eos_token_id", "[0, 96]"),
+        ({"suppress_tokens": "x"}, "suppress_tokens", "a list of ids"),
+        ({"exponential_decay_length_penalty": 3}, "exponential_decay_length_penalty", "a pair"),
+        ({"exponential_decay_length_penalty": (1,)}, "exponential_decay_length_penalty", "a pair"),
+        ({"tails": 3}, "tails", "left out"),
+        ({"conditions": 3}, "conditions", "left out"),
         ({"position_ids": ONES - 2}, "position_ids", "in [0, 63]"),
         ({"position_ids": ONES * torch.tensor([64, 1, 2])}, "position_ids", "in [0, 63]"),
     ],
@@ -90,6 +100,7 @@ def test_what_can_be_is_answered(make_model):
         {"logits_processor": [lambda ids, scores: scores]},
         {"position_ids": torch.arange(3).expand(2, 3)},
         {"position_ids": torch.arange(3)[None].int()},
+        {"forced_eos_token_id": None, "suppress_tokens": [-1], "no_repeat_ngram_size": 0},
     ):
         assert torch.equal(model.generate(IDS, max_new_tokens=4, **arguments), expected)
     assert torch.equal(model.generate(IDS.int(), max_new_tokens=4).long(), expected)
@@ -127,3 +138,18 @@ def test_masks_and_positions_beside_a_cache_are_those_of_all_tokens(make_model):
 def test_forward_refuses_positions_that_are_none(make_model, backbone, positions):
     with pytest.raises(ValueError, match="`position_ids` is "):
         make_model(backbone)(IDS, position_ids=positions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"input_ids": IDS.float()}, "input_ids"),
+        ({"input_ids": [[5, 6]]}, "input_ids"),
+        ({"input_ids": IDS, "labels": IDS[:, :2]}, "labels"),
+        ({"input_ids": IDS, "labels": IDS.float()}, "labels"),
+    ],
+)
+def test_forward_refuses_ids_that_are_none(make_model, arguments, name):
+    for model in (make_model(), make_model().train()):
+        with pytest.raises(ValueError, match=f"`{name}` is .*integer dtype"):
+            model(**arguments)
