@@ -111,6 +111,15 @@ def test_a_judge_is_loaded_without_code_that_it_does_not_need(trust, mark, model
     assert "one of the baselines" in Path("out/results.md").read_text() and not mark.exists()
 
 
+@pytest.mark.parametrize("kind", [["tokmat"], {"tokmat": 1}, 5])
+def test_a_model_type_that_is_no_name_is_refused_in_one_line(kind, models):
+    shutil.copytree(models[0], "ours")
+    values = json.loads(Path("ours/config.json").read_text())
+    Path("ours/config.json").write_text(json.dumps(values | {"model_type": kind}))
+    for command in (["generate", "ours", "hello"], ["convert", "ours", "converted"]):
+        assert_one_line_error(invoke(*command), "ours has the `model_type` ", "must be a name")
+
+
 def test_foreign_code_is_run_when_it_is_trusted(foreign, mark):
     with pytest.raises(ValueError, match="trust-remote-code"):
         load_config(foreign)

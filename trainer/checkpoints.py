@@ -53,7 +53,7 @@ def missing_from(checkpoint: Path) -> list[str]:
     found = [] if weights else ["model weights"]
     found += [f"a readable {path.name}" for path in weights if not _readable(path)]
     for index in checkpoint.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text())["weight_map"].values()) if _readable(index) else set()
+        shards = set(json.loads(index.read_text()).get("weight_map", {}).values()) if _readable(index) else set()
         found += [name for name in sorted(shards) if not (checkpoint / name).is_file()]
     for name in ("optimizer.pt", "scheduler.pt"):
         found += [] if (checkpoint / name).is_file() else [name]
