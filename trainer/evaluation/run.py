@@ -10,7 +10,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from transformers import PreTrainedTokenizerBase
 
 from ..arguments import EvaluateArguments
-from ..checkpoints import check_folder, load_model, load_tokenizer, model_kind, tokmat_config
+from ..checkpoints import check_folder, in_the_box, load_model, load_tokenizer, model_kind, tokmat_config
 from ..data import load_documents
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
@@ -136,7 +136,7 @@ def is_judge(name: str, options: EvaluateArguments) -> bool:
 
 def spelt_once(name: str) -> str:
     """A folder's whole path, however it was written; a Hub name as it is."""
-    folder = Path(name).expanduser()
+    folder = Path(in_the_box(name)).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name
 
 
