@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from trainer.checkpoints import load_model, load_tokenizer, save_whole
 
@@ -18,6 +19,10 @@ from trainer.checkpoints import load_model, load_tokenizer, save_whole
 def ship(source: str, folder: Path) -> None:
     model = load_model(source, dtype=torch.bfloat16).eval()
     tokenizer = load_tokenizer(source)
+    # Training rows begin with bos; so shall prompts.
+    bos = tokenizer.bos_token
+    special = [(bos, tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=special)
 
     def save(temporary):
         model.save_pretrained(temporary)

@@ -102,4 +102,6 @@ def test_what_cannot_be_a_backbone_is_refused_before_its_weights_are_read(source
     monkeypatch.setattr("trainer.conversion.load_model", None)
     Path("nested").mkdir()
     Path("nested/config.json").write_text(json.dumps({"model_type": "gemma3"}))
-    assert_one_line_error(invoke("convert", "nested", "out"), "tokmat convert: ", "'gemma3'", "backbone_config.model_type")
+    assert_one_line_error(
+        invoke("convert", "nested", "out"), "tokmat convert: ", "'gemma3'", "backbone_config.model_type"
+    )

@@ -118,6 +118,9 @@ def test_a_model_type_that_is_no_name_is_refused_in_one_line(kind, models):
     Path("ours/config.json").write_text(json.dumps(values | {"model_type": kind}))
     for command in (["generate", "ours", "hello"], ["convert", "ours", "converted"]):
         assert_one_line_error(invoke(*command), "ours has the `model_type` ", "must be a name")
+    for text in ("[]", '"x"', "3", "null"):
+        Path("ours/config.json").write_text(text)
+        assert_one_line_error(invoke("generate", "ours", "hello"), "ours")
 
 
 def test_foreign_code_is_run_when_it_is_trusted(foreign, mark):

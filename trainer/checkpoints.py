@@ -239,6 +239,8 @@ def model_kind(name: str) -> tuple[str | None, bool]:
         OSError: there is no such model. ValueError: its type is no name.
     """
     values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration of {name} is {str(values)[:60]}, but it must be an object")
     kind = values.get("model_type")
     if not isinstance(kind, str | None):
         raise ValueError(f"the configuration of {name} has the `model_type` {kind!r}, but it must be a name")

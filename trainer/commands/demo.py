@@ -20,7 +20,7 @@ from ..evaluation.metrics import repeated_ngrams
 from ..evaluation.report import pieces
 from ..show import TailLog
 from ..streamers import MaturationStreamer
-from ..training_run import TrainingPlan, bf16_supported, fit
+from ..training_run import TrainingPlan, fit
 
 SECONDS_PER_STEP = 0.08  # on a terminal: the tail is there to be looked at
 ROUNDS = 3  # in which the two are timed in turn
@@ -29,7 +29,11 @@ ROUNDS = 3  # in which the two are timed in turn
 def run(folder: Path, train: bool | None, steps: int, data: str) -> int:
     stories()
     if train is None and sys.stdin.isatty() and sys.stdout.isatty():
-        print(f"\nFine-tune it on Python's own documentation, {steps} steps, {expected(steps)}? [y/N] ", end="", flush=True)
+        print(
+            f"\nFine-tune it on Python's own documentation, {steps} steps, {expected(steps)}? [y/N] ",
+            end="",
+            flush=True,
+        )
         train = sys.stdin.readline().strip().lower() in ("y", "yes")
     if not train:
         print('\nNext: tokmat generate stories "Once upon a time" --watch')
@@ -64,17 +68,21 @@ def stories() -> None:
         output = tokmat.generate(**inputs, **new_tokens, streamer=streamer, return_dict_in_generate=True)
         length = output.sequences.shape[1] - inputs["input_ids"].shape[1]
         written, passes = written + length, passes + length / output.tokens_per_forward
-        console.print(Text("the same network as an ordinary language model, greedy; repeated phrases are marked", "bold"))
+        console.print(
+            Text("the same network as an ordinary language model, greedy; repeated phrases are marked", "bold")
+        )
         greedy = twin.generate(**inputs, **new_tokens, do_sample=False)
         console.print(marked(tokenizer, greedy[0], sys.stdout.isatty()))
         commits.append((output.sequences[0], greedy[0]))
 
     shares = [repeated_share([pair[which] for pair in commits]) for which in (0, 1)]
-    console.print(f"\nin phrases of three tokens that were there before: TokMat {shares[0]:.0%}, greedy {shares[1]:.0%}")
+    console.print(
+        f"\nin phrases of three tokens that were there before: TokMat {shares[0]:.0%}, greedy {shares[1]:.0%}"
+    )
     speeds = timed(tokmat, twin, inputs, new_tokens)
     console.print(
-        f"tokens per forward pass: TokMat {written / passes:.2f}, greedy 1; tokens per second, in turn, median of {ROUNDS}: "
-        f"TokMat {speeds[0]:.0f}, greedy {speeds[1]:.0f}"
+        f"tokens per forward pass: TokMat {written / passes:.2f}, greedy 1; tokens per second, in turn, median of "
+        f"{ROUNDS}: TokMat {speeds[0]:.0f}, greedy {speeds[1]:.0f}"
     )
 
 
@@ -109,9 +117,7 @@ def timed(tokmat, twin, inputs, new_tokens: dict) -> list[float]:
 
 
 def expected(steps: int) -> str:
-    minutes = steps / recipes.DEMO_STEPS_PER_MINUTE
-    machine = "a CPU with instructions for bf16" if bf16_supported() else "a CPU without instructions for bf16"
-    return f"about {minutes / (1 if bf16_supported() else recipes.DEMO_SLOWDOWN):.2g} minutes on two idle cores of {machine}"
+    return f"about {steps / recipes.DEMO_STEPS_PER_MINUTE:.2g} minutes on two idle CPU cores"
 
 
 def fine_tune(folder: Path, steps: int, data: str) -> int:
