@@ -27,6 +27,7 @@ from .checkpoints import (
     find_checkpoint,
     load_tokenizer,
     put_aside,
+    put_back,
     remove_leftovers,
     save_whole,
     tokmat_config,
@@ -198,6 +199,9 @@ def fit(plan: TrainingPlan) -> int:
     fields = recipe_of(plan) | plan.fields
     check_plan(plan, fields)
     folder, baseline = Path(str(args.output_dir)), start.objective == "ar"
+    with args.main_process_first(desc="looking at the output folder"):
+        if args.should_save:
+            put_back(folder)
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or start.model
@@ -264,7 +268,11 @@ def fit(plan: TrainingPlan) -> int:
 
 def replace_outputs(folder: Path, tokenizer) -> None:
     put_aside(folder)
-    save_whole(tokenizer.save_pretrained, folder)
+    try:
+        save_whole(tokenizer.save_pretrained, folder)
+    except OSError:
+        put_back(folder)
+        raise
 
 
 def recipe_of(plan: TrainingPlan) -> dict[str, Any]:
