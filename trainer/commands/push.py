@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from ..cards import CardOptions, kind_of, write_card
+from ..checkpoints import in_the_box
 from ..hub import check_repo_id, check_token, has_card, prepare, push, shown_size
 
 
@@ -17,6 +18,7 @@ def run(
     max_file_gb: float,
 ) -> int:
     check_repo_id(repo_id)
+    model = Path(in_the_box(str(model)))
     upload = prepare(model, max_file_gb)
     makes_card = not has_card(model)
     if dry_run:
