@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -113,7 +113,12 @@ def card(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace README.md.")] = False,
 ) -> None:
     """Write the model card, README.md, of what lies in a folder and what was measured: `tokmat card MODEL`."""
-    known = {"repo_id": repo_id, "base_model": base_model, "datasets": dataset or [], "language": language}
+    known: dict[str, Any] = {
+        "repo_id": repo_id,
+        "base_model": base_model,
+        "datasets": dataset or [],
+        "language": language,
+    }
     known |= {"license": license, "data_license": data_license, "results": results, "prompt": prompt}
     _run(
         "card", model, known | {"source": source, "sample": sample, "trust_remote_code": trust_remote_code}, overwrite
