@@ -64,9 +64,8 @@ class TokMatPreTrainedModel(PreTrainedModel):
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+    model_tags = ["custom_code", "token-maturation", "arxiv:2601.04854"]  # of the card that `push_to_hub` makes
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32

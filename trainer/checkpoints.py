@@ -20,9 +20,10 @@ from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 SAVING = ".saving-checkpoint"  # where a checkpoint is written before it is moved into its place
 REPLACING = ".saving-replacing"  # where what is replaced is gathered,
 REPLACED = ".saving-replaced"  # and where all of it lies until something whole has taken its place
+ORIGIN = "origin.json"  # what a model was made from: its base, its data, how it was trained
 # What a finished run leaves beside its checkpoints.
 OUTPUTS = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
-OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json")
+OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json", ORIGIN)
 OUTPUTS += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 OUTPUTS += ("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "*_tokmat.py")
 # Models that come with the package, by the names that commands know them by.
@@ -54,21 +55,21 @@ def missing_from(checkpoint: Path) -> list[str]:
     """What a checkpoint lacks, or holds damaged: nothing if it is whole."""
     weights = list(checkpoint.glob("*.safetensors"))
     found = [] if weights else ["model weights"]
-    found += [f"a readable {path.name}" for path in weights if not _readable(path)]
+    found += [f"a readable {path.name}" for path in weights if not readable(path)]
     for index in checkpoint.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text()).get("weight_map", {}).values()) if _readable(index) else set()
+        shards = set(json.loads(index.read_text()).get("weight_map", {}).values()) if readable(index) else set()
         found += [name for name in sorted(shards) if not (checkpoint / name).is_file()]
     for name in ("optimizer.pt", "scheduler.pt"):
         found += [] if (checkpoint / name).is_file() else [name]
     archives = [path for pattern in ("*.pt", "*.pth") for path in sorted(checkpoint.glob(pattern))]
-    found += [f"a readable {path.name}" for path in archives if not _readable(path)]
+    found += [f"a readable {path.name}" for path in archives if not readable(path)]
     state = checkpoint / "trainer_state.json"  # written last
-    found += ["trainer_state.json"] if not _readable(state) else []
+    found += ["trainer_state.json"] if not readable(state) else []
     others = [path for path in sorted(checkpoint.glob("*.json")) if path != state]
-    return found + [f"a readable {path.name}" for path in others if not _readable(path)]
+    return found + [f"a readable {path.name}" for path in others if not readable(path)]
 
 
-def _readable(path: Path) -> bool:
+def readable(path: Path) -> bool:
     """Whether a file can be read to its end, by what its suffix says it is."""
     try:
         if path.suffix == ".json":
@@ -82,6 +83,42 @@ def _readable(path: Path) -> bool:
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
         return False
     return True
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, {} where there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is a JSON {type(values).__name__}, but it must be an object")
+    return values
+
+
+def public_name(name: str) -> str:
+    """Of a folder or file its name alone, so that no path of this machine is told; a Hub name as it is."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name
+
+
+def base_model(source: str) -> str | None:
+    """The Hub name that the model `source` has or was made from, None where that is not known."""
+    path = Path(in_the_box(source)).expanduser()
+    return read_json(path / ORIGIN).get("base_model") if path.exists() else source
+
+
+def save_origin(folder: Path, **values) -> None:
+    """Note in `folder` what is known of where a model comes from."""
+    known = {name: value for name, value in values.items() if value}
+    if known:
+        (folder / ORIGIN).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 def whole_checkpoint(folder: Path) -> Path | None:
@@ -208,7 +245,7 @@ def load_pretrained(load, name: str, has_config: bool = True, **kwargs):
             saved = whole_checkpoint(local)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
-        damaged = next((path for path in sorted(local.glob("*.json")) if not _readable(path)), None)
+        damaged = next((path for path in sorted(local.glob("*.json")) if not readable(path)), None)
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged: it is not JSON")
         return _load(load, name, str(local), kwargs)

@@ -24,11 +24,14 @@ from . import data as corpus
 from .arguments import DataArguments, ModelArguments
 from .callbacks import CheckpointOnInterrupt
 from .checkpoints import (
+    base_model,
     find_checkpoint,
     load_tokenizer,
+    public_name,
     put_aside,
     put_back,
     remove_leftovers,
+    save_origin,
     save_whole,
     tokmat_config,
 )
@@ -43,6 +46,9 @@ from .training_args import TokMatTrainingArguments
 
 TOKENIZER_DOCUMENTS = 100_000  # of a stream, for the tokenizer
 STREAMED_VALIDATION_ROWS = 256  # of a stream, held in memory
+# What a card tells of the arguments.
+TOLD = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type")
+TOLD += ("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "seed", "bf16", "fp16")
 # What the backbone, the tokenizer or the run itself decides.
 _NOT_GIVEN = {"backbone_config", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "tie_word_embeddings"}
 
@@ -253,7 +259,7 @@ def fit(plan: TrainingPlan) -> int:
 
     if baseline:
         model.config.use_cache = True
-    save_whole(trainer.save_model, folder, trainer.replace)
+    save_whole(functools.partial(trainer.save_model, _internal_call=True), folder, trainer.replace)
     if args.should_save:
         remove_leftovers(folder)
     if args.should_save and isinstance(trainer, TokMatTrainer) and fields.get("train") == "tail":
@@ -263,7 +269,25 @@ def fit(plan: TrainingPlan) -> int:
         metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
     if args.should_save:
         report(trainer, metrics, folder)
+        save_origin(folder, **origin_of(plan, args))
+    if args.push_to_hub:
+        trainer.push_saved()
     return 0
+
+
+def origin_of(plan: TrainingPlan, args: TokMatTrainingArguments) -> dict[str, Any]:
+    """What a model card tells of a run: its data and what it started from, by names that say nothing of this machine,
+    and its settings."""
+    data, start = plan.data, plan.model.model
+    sources = {
+        name: [*map(public_name, getattr(data, name) or [])] for name in ("data", "tail_data", "validation_data")
+    }
+    on_hub = [name for name in data.data if name != "builtin" and not Path(name).expanduser().exists()]
+    settings = {name: getattr(args, name) for name in TOLD}
+    settings = {name: value for name, value in settings.items() if value is not None and value is not False}
+    settings |= {"processes": args.world_size, "block_size": data.block_size}
+    started = {"model": start and public_name(start), "base_model": start and base_model(start)}
+    return {**sources, "datasets": on_hub, **started, "settings": settings}
 
 
 def replace_outputs(folder: Path, tokenizer) -> None:
