@@ -64,7 +64,7 @@ def main() -> None:
         "# Gallery",
         "",
         "What the models in the box write, unpicked: the first five prompts that `tokmat evaluate` draws from",
-        f"TinyStories' validation stories; {NEW_TOKENS} tokens, no end of text. Bold: phrases of three tokens that were",
+        f"TinyStories' validation stories; {NEW_TOKENS} tokens, no end of text. Bold: three tokens that were",
         "there before.",
         "",
         "![A story maturing](gallery.gif)",

@@ -77,16 +77,17 @@ def make_lesson(
     assert content is not None  # `forward` has seen to it that one of the two is given
     at_place = (lambda values: values) if tails is None else tails.at_place
 
-    unlearns = config.unlikelihood > 0 and tail_only is not None and tails is not None
-    context = None
-    if config.context_negatives > 0 or unlearns:
+    context = unlearn = None
+    if config.unlikelihood > 0 and tail_only is not None and tails is not None:
+        unlearn = tail_only.to(labels.device)[:, None] & (tails.slot == 0)
+    if config.context_negatives > 0 or unlearn is not None:
         ids = labels.clamp(min=0) if input_ids is None else input_ids
         keys = None if negative_ids is None else F.normalize(content, dim=-1)
         places = None if tails is None else tails.place
         window, weight, ngram = config.context_window, config.context_negatives, config.context_ngram
         context = ContextNegatives(ids, documents, window, weight, keys, places, ngram)
-    repeats, context = context if unlearns else None, context if config.context_negatives > 0 else None
-    unlearn = tail_only.to(labels.device)[:, None] & (tails.slot == 0) if unlearns else None
+    repeats = None if unlearn is None else context
+    context = context if config.context_negatives > 0 else None
 
     weights = loss_weights(labels, documents, tails, tail_only, config)
     if tails is None:

@@ -248,7 +248,7 @@ def held_out_results(held_out: dict, run: dict) -> list[EvalResult]:
 
 
 def _result(kind: str, name: str, value: float, **kwargs) -> EvalResult:
-    task = {"task_type": "text-generation", "task_name": "Text Generation"}
+    task: dict[str, Any] = {"task_type": "text-generation", "task_name": "Text Generation"}
     return EvalResult(metric_type=kind, metric_name=name, metric_value=round(value, 4), **task, **kwargs)
 
 
