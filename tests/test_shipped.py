@@ -14,7 +14,25 @@ from trainer.checkpoints import AR_STORIES, STORIES, in_the_box, load_model, loa
 
 ROOT = Path(__file__).parents[1]
 MOST_MB = 16
-TEXTS = {}
+# Forty tokens, between whose likeliest and next logits there is more than 0.07 everywhere: no machine rounds that away.
+TEXTS = {
+    "Once upon a time": (
+        ", there was a little girl named Lily. She loved to play with her toys and her friends. One"
+        " day, Lily's mom gave her a big hug and a lot of fun. Lily was very"
+    ),
+    "The sun was": (
+        " shining brightly. It was so big and smooth. A little girl named Lily was playing with her"
+        " toys and she loved to play with. One day, she saw a big, red ball in the sky"
+    ),
+    "One day, a little boy": (
+        " named Tim went to the park with his mom. They saw a big tree with a long stick. Tim "
+        "wanted to climb the tree, but he could not find it. He tried to open the tree"
+    ),
+    "In the forest": (
+        ", there was a big, red bird. The bird was very happy and liked to play with its friends. "
+        "They played and had fun together.\n\nOne day, the big bird saw a new"
+    ),
+}
 BEGINNINGS = [
     f"{who} {what}"
     for who in ("Once upon a time, a cat", "Lily", "One day, Tom", "The big bear", "A bird")
@@ -42,7 +60,7 @@ def test_it_writes_what_it_wrote(stories):
     for prompt, text in TEXTS.items():
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         ids = model.generate(**inputs, max_new_tokens=40)
-        assert tokenizer.decode(ids[0], skip_special_tokens=True) == text
+        assert tokenizer.decode(ids[0], skip_special_tokens=True) == prompt + text
 
 
 def test_the_tail_changes_no_token_and_saves_passes(stories):

@@ -116,6 +116,11 @@ def _check_exact(model: PreTrainedModel, tokmat: TokMatForContinuousLM, ids: tor
     require(off <= ROUNDING[model.dtype], "model", what, "one whose logits are its output table times hidden states")
 
 
+def drafting(config: TokMatConfig) -> dict:
+    """Generation settings of a model whose tail drafts for the source that it was trained beside."""
+    return {"tail_length": config.max_tail_length, "commit": "verified"} | config.schedule_settings()
+
+
 def _generation_config(model: PreTrainedModel, tokmat: TokMatForContinuousLM) -> GenerationConfig:
     """The source's generation settings without its sampling flags, which argmax has no use for, and maturation's: one
     position at a time, or a tail that drafts for it, where there is one."""
@@ -123,8 +128,7 @@ def _generation_config(model: PreTrainedModel, tokmat: TokMatForContinuousLM) ->
     if tokmat.config.geometry == "pretrained":
         own |= {"tail_length": 1, "alpha_max": 1.0}
         if tokmat.config.tail_adapter_rank:
-            own |= {"tail_length": tokmat.config.max_tail_length, "commit": "verified"}
-            own |= tokmat.config.schedule_settings()
+            own |= drafting(tokmat.config)
     source = {name: value for name, value in model.generation_config.to_diff_dict().items() if value is not None}
     for name in (*SAMPLING_FLAGS, "_from_model_config", "transformers_version", "num_beams", "num_return_sequences"):
         source.pop(name, None)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 
 from .checkpoints import load_model, load_pretrained, tokmat_config
+from .conversion import drafting
 from .recipes import PRESETS, SCRATCH
 
 
@@ -72,6 +73,8 @@ def make_model(source: str | None, backbone: str | None, given: dict, tokenizer)
     for name, value in (given | tokens).items():  # decode as trained: one schedule for both
         if name in settings or name in tokens:
             setattr(model.generation_config, name, value)
+    if config.tail_adapter_rank and not tokmat_config(source).tail_adapter_rank:  # a tail is added to what had none
+        model.generation_config.update(**drafting(config))
     model.generation_config.tail_length = min(model.generation_config.tail_length, config.max_tail_length)
     return model
 

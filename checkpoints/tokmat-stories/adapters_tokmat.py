@@ -1,0 +1,125 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""What a frozen source is given to foresee itself: adapters that act in the tail alone, and the successor head.
+
+Committed positions pass through the source as it is, to the bit: an adapter adds nothing where the gate is shut.
+"""
+
+from contextvars import ContextVar
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.pytorch_utils import Conv1D
+
+
+class Gate(NamedTuple):
+    """g: which positions of a pass are slots. `start`: the first that may be one; all before it are committed.
+    `mask`: (batch or 1, length - start, 1), 1 at slots, 0 elsewhere; None where all positions from `start` on are."""
+
+    start: int
+    mask: torch.Tensor | None = None
+    in_place: bool = False  # whether what adapters add may be added in place: nobody else looks at it
+
+
+_RUNNING: ContextVar[Gate | None] = ContextVar("tail_gate")
+
+
+class TailGate:
+    """The gate of the forward pass that is running: each thread its own, all adapters of a model the same one."""
+
+    def __init__(self):
+        self.last: Gate | None = None
+
+    def set(self, gate: Gate | None) -> None:
+        """Not undone after a pass: gradient checkpointing runs the layers again in the backward pass."""
+        if gate is not None and gate.mask is None and not torch.is_grad_enabled():
+            gate = gate._replace(in_place=True)
+        self.last = gate
+        if not torch.compiler.is_compiling():
+            _RUNNING.set(gate)
+
+    def get(self) -> Gate | None:
+        # A backward pass on an accelerator runs in a thread of its own, which has seen no forward pass.
+        return self.last if torch.compiler.is_compiling() else _RUNNING.get(self.last)
+
+
+class TailAdapter(nn.Module):
+    """y = W x + g * B (A x) for one linear layer, as a forward hook of it; B starts at zero."""
+
+    def __init__(self, in_features: int, out_features: int, rank: int, gate: TailGate):
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features))
+        self.lora_B = nn.Parameter(torch.empty(out_features, rank))
+        self.gate = gate
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        init.kaiming_uniform_(self.lora_A, a=5**0.5)
+        init.zeros_(self.lora_B)
+
+    def forward(self, vectors: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """What the layer reads and what it makes of it -> what it makes with the adapter, (batch, length, out)."""
+        gate = self.gate.get()
+        if gate is None:
+            return output
+        slots = vectors[:, gate.start :]
+        if gate.in_place:
+            output[:, gate.start :] += F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
+            return output
+        added = F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
+        added = (added if gate.mask is None else added * gate.mask).to(output.dtype)
+        if gate.start == 0:
+            return output + added
+        return torch.cat([output[:, : gate.start], output[:, gate.start :] + added], dim=1)
+
+
+def _adapt(adapter: TailAdapter, layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    # The layer is kept from the adapter: accelerate moves whatever an offloaded module is given.
+    return adapter(inputs[0], output)
+
+
+class TailAdapters(nn.ModuleDict):
+    """
+    One `TailAdapter` per linear layer of a backbone, under the layer's name with `/` for `.`.
+
+    Args:
+        backbone: any module; its `nn.Linear` and `Conv1D` layers are adapted.
+        rank: r, the inner size of each adapter.
+    """
+
+    def __init__(self, backbone: nn.Module, rank: int):
+        super().__init__()
+        self.gate = TailGate()
+        for name, layer in backbone.named_modules():
+            if isinstance(layer, nn.Linear):
+                inner, outer = layer.in_features, layer.out_features
+            elif isinstance(layer, Conv1D):
+                inner, outer = layer.nx, layer.nf
+            else:
+                continue
+            adapter = TailAdapter(inner, outer, rank, self.gate)
+            layer.register_forward_hook(partial(_adapt, adapter))
+            self[name.replace(".", "/")] = adapter
+
+
+class TokMatSuccessorHead(nn.Module):
+    """
+    S of z^' = z^ + S(z^, e_prev): makes the guess for a slot coherent with the token before it. Zero at the start.
+
+    Args:
+        hidden_size: d. radius: R, the length of what comes in and goes out.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.fc_in = nn.Linear(2 * hidden_size, hidden_size)
+        self.fc_out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, predicted: torch.Tensor, previous: torch.Tensor, radius: float) -> torch.Tensor:
+        """z^ of a slot and the committed vector of the token before it, both (..., d) -> z^', (..., d)."""
+        unit = predicted.shape[-1] ** 0.5 / radius  # both have norm R or so: elements of size 1
+        both = torch.cat([predicted, previous.to(predicted.dtype)], dim=-1) * unit
+        return predicted + self.fc_out(F.silu(self.fc_in(both.to(self.fc_in.weight.dtype)))).to(predicted.dtype) / unit

@@ -1,0 +1,175 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""How many drafts are worth their positions, and where they come from besides the tail: `commit="verified"` in plain
+numbers."""
+
+
+class Chances:
+    """
+    How often the drafts of one source come true, by place, once those before them have.
+
+    Args:
+        places: how many drafts it may give. first: the chance of a draft before any was seen.
+    """
+
+    FIRST_SEEN, MEMORY = 4, 32  # how many seen drafts the first chance counts for, and how many are remembered
+
+    def __init__(self, places: int, first: float):
+        self.chances, self.seen = [first] * places, [self.FIRST_SEEN] * places
+
+    def chance(self, place: int) -> float:
+        """That the draft at a place comes true; until one was seen there, as at the place before it."""
+        return self.chances[place] if place == 0 or self.seen[place] > self.FIRST_SEEN else self.chance(place - 1)
+
+    def learn(self, drafts: list[int], counts: list[int]) -> None:
+        """After a step.
+
+        Args:
+            drafts: how many each row was given. counts: how many tokens it committed, at least 1.
+        """
+        for place in range(max(drafts, default=0)):
+            reached = [count > place + 1 for given, count in zip(drafts, counts) if given > place and count > place]
+            if reached:
+                before, true = self.chance(place), sum(reached) / len(reached)
+                self.seen[place] = min(self.seen[place] + len(reached), self.MEMORY)
+                self.chances[place] = before + (true - before) * len(reached) / self.seen[place]
+
+
+class DraftBudget:
+    """
+    Learns how often drafts come true, and tells how many promise most tokens per time.
+
+    n drafts with n slots behind every number of them that may come true cost n + (n + 1) n positions. At first, and
+    now and then when none was worth it, single drafts are tried all the same; where positions cost so much that even
+    perfect drafts would not pay, never.
+
+    Args:
+        longest: how many drafts of the tail there may be at most.
+        rows: of the batch; each costs its own positions, and each step is as many chances to learn.
+        wide: whether a forward is one of 32-bit weights or wider over a single position.
+        foreseeing: whether the tail was trained to know what comes next.
+        adapted: whether adapters act in the tail, whose small products cost time of their own.
+    """
+
+    LONGEST, LONGEST_LOOKUP = 4, 10
+    FIRST_CHANCE, FORESEEING_CHANCE, LOOKUP_CHANCE = 0.2, 0.6, 0.4  # before any draft was seen
+    TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
+    POSITION_COST = 0.01  # of one more position per row, in forwards over one position
+    DRAFT_COST = 0.1  # of drafting at all, whatever the length
+    WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
+    ADAPTED_COST, WIDE_ADAPTED_COST = 0.15, 0.5  # more than that where adapters act (135M parameters, AVX512)
+
+    def __init__(
+        self, longest: int, rows: int = 1, wide: bool = False, foreseeing: bool = False, adapted: bool = False
+    ):
+        self.rows, self.position_cost, wide = rows, self.POSITION_COST * rows, wide and rows == 1
+        self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
+        self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
+        worth_it = self.positions(1) * self.position_cost + self.fixed_cost < 1  # as a single draft gains one token
+        self.longest = longest if worth_it else 0
+        self.longest_lookup = self.LONGEST_LOOKUP if worth_it else 0
+        self.tail = Chances(self.longest, self.FORESEEING_CHANCE if foreseeing else self.FIRST_CHANCE)
+        # A repeated n-gram is believed more where the tail agrees on what follows first.
+        self.agreed = Chances(self.longest_lookup, self.FORESEEING_CHANCE)
+        self.lookup = Chances(self.longest_lookup, self.LOOKUP_CHANCE)
+        self.tries, self.rest = self.TRIES if self.longest else 0, 0
+        self.next_rest = self.FIRST_REST * rows
+
+    @classmethod
+    def most(cls, tail_length: int) -> int:
+        """How many drafts a tail can give."""
+        return min(tail_length - 1, cls.LONGEST)
+
+    @staticmethod
+    def positions(length: int) -> int:
+        """What `length` drafts and a branch as long behind each number of them feed."""
+        return length + (length + 1) * length
+
+    @classmethod
+    def most_positions(cls, tail_length: int, lookup: int) -> int:
+        """The most that a pass may feed."""
+        drafts = max(cls.most(tail_length), lookup)
+        return drafts + (drafts + 1) * cls.most(tail_length)
+
+    def best_length(self) -> int:
+        """How many drafts of the tail promise most tokens per time."""
+        best, most, tokens, chance = 0, 1.0, 1.0, 1.0
+        for length in range(1, self.longest + 1):
+            chance *= self.tail.chance(length - 1)
+            tokens += chance
+            gain = tokens / (1 + self.fixed_cost + self.position_cost * self.positions(length))
+            if gain > most:
+                best, most = length, gain
+        return max(best, 1) if self.tries else best
+
+    def length(self) -> int:
+        """How many drafts of the tail this step should look for; none while it rests."""
+        return 0 if self.rest else self.best_length()
+
+    def choose(self, tail: list[int], found: list[int]) -> tuple[str, list[int]]:
+        """Which drafts a row is given: those of the tail, or what followed the same tokens before.
+
+        Returns:
+            "tail", "agreed" or "lookup", and the drafts.
+        """
+        arm = "agreed" if tail and found and tail[0] == found[0] else "lookup"
+        chances = self.agreed if arm == "agreed" else self.lookup
+        if arm == "lookup" and tail and found and chances.chance(0) <= self.tail.chance(0):
+            return "tail", tail
+        length, chance, price = 0, 1.0, self.position_cost * (1 + self.length())
+        for place in range(min(len(found), self.longest_lookup)):
+            chance *= chances.chance(place)
+            if chance < price:
+                break
+            length += 1
+        better = length > 0 and (bool(tail) or chances.chance(0) > self.fixed_cost + price)
+        return (arm, found[:length]) if better else ("tail", tail)
+
+    def learn(self, arms: list[str], drafts: list[int], counts: list[int]) -> None:
+        """After a step, of the rows that still run.
+
+        Args:
+            arms: where the drafts of each came from. drafts: how many they were. counts: tokens committed, at least 1.
+        """
+        for arm, chances in (("tail", self.tail), ("agreed", self.agreed), ("lookup", self.lookup)):
+            rows = [row for row, name in enumerate(arms) if name == arm]
+            chances.learn([drafts[row] for row in rows], [counts[row] for row in rows])
+        drafted = any(drafts)
+        if drafted and self.tries:
+            self.tries -= 1
+        if self.rest:
+            self.rest -= 1
+            if self.rest == 0 and self.longest:
+                self.tries = self.TRIES
+        elif self.best_length() == 0:
+            self.rest = self.next_rest
+            self.next_rest = min(2 * self.next_rest, self.LONGEST_REST * self.rows)
+        elif drafted and max(counts, default=0) > 1:
+            self.next_rest = self.FIRST_REST * self.rows
+
+
+class PromptLookup:
+    """
+    What followed the last tokens of a row when they stood in it before: a repeated n-gram proposes how it goes on.
+
+    Args:
+        most: tokens that are proposed at most.
+    """
+
+    LENGTHS = (3, 2)  # of the n-grams, the longer one first
+
+    def __init__(self, most: int):
+        self.most, self.read = most, 0
+        self.ends: dict[tuple[int, ...], int] = {}  # behind which place an n-gram stood last
+
+    def propose(self, ids: list[int]) -> list[int]:
+        """`ids`: the row as it is now; it only ever grows. Returns at most `most` ids, none if nothing repeats."""
+        for end in range(self.read + 1, len(ids)):  # but for the last n-grams, which are those to be found
+            for length in self.LENGTHS:
+                if end >= length:
+                    self.ends[tuple(ids[end - length : end])] = end
+        self.read = max(len(ids) - 1, 0)
+        for length in self.LENGTHS:
+            end = self.ends.get(tuple(ids[-length:])) if len(ids) > length else None
+            if end is not None:
+                return ids[end : end + self.most]
+        return []

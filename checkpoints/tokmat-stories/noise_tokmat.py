@@ -1,0 +1,45 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""All noise of decoding: embryos, and what perturbs the history and the dynamics (METHOD: interventions)."""
+
+import torch
+
+from .maturation_tokmat import DYNAMICS, EMBRYO, HISTORY, decoding_noise
+
+
+class DecodingNoise:
+    """
+    Noise per row and generated position, a function of (maturation_seed, return index, position, step) alone.
+
+    Args:
+        settings: [`MaturationSettings`]. several: return sequences per prompt, which lie next to one another.
+        dim: d. radius: R, the unit of all norms. dtype, device: of the noise.
+    """
+
+    def __init__(self, settings, several: int, dim: int, radius: float, dtype: torch.dtype, device):
+        self.settings, self.several = settings, several
+        self.dim, self.radius, self.dtype, self.device = dim, radius, dtype, device
+
+    def embryos(self, first: list[int], count: int) -> torch.Tensor:
+        """Fresh vectors for `count` generated positions per row from its `first`, (batch, count, d)."""
+        return self._draw(EMBRYO, first, count, self.settings.embryo_norm)
+
+    def of_history(self, positions: list[int]) -> torch.Tensor:
+        """What is added to the vector committed at one generated position per row, (batch, d)."""
+        return self._draw(HISTORY, positions, 1, self.settings.history_noise)[:, 0]
+
+    def of_dynamics(self, first: list[int], count: int, step: int) -> torch.Tensor:
+        """What is added, times eta, to `count` slots per row in a step, (batch, count, d)."""
+        return self._draw(DYNAMICS, first, count, self.settings.dynamics_noise, step)
+
+    def _draw(self, stream: int, first: list[int], count: int, norm: float, step: int = 0) -> torch.Tensor:
+        norm = norm * self.radius
+        if norm == 0:
+            return torch.zeros(len(first), count, self.dim, dtype=self.dtype, device=self.device)
+        seed, drawn, rows = self.settings.maturation_seed, {}, []
+        for row, start in enumerate(first):
+            keys = [(row % self.several, place) for place in range(start, start + count)]
+            for key in keys:
+                if key not in drawn:
+                    drawn[key] = decoding_noise(seed, stream, *key, step, self.dim, norm, self.dtype)
+            rows.append(torch.stack([drawn[key] for key in keys]))
+        return torch.stack(rows).to(self.device)
