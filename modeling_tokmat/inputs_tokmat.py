@@ -18,12 +18,13 @@ def check_inputs(
     labels: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
     committed: bool,
+    others: dict,
 ) -> None:
     """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that no token has.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
-            read as committed vectors.
+            read as committed vectors. others: what is handed to the backbone.
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -31,6 +32,8 @@ def check_inputs(
     given = (input_ids is not None) + (inputs_embeds is not None)
     found = f"given with{'' if given else 'out'} inputs_embeds"
     require(given == 1, "input_ids", found, "the only one of the two")
+    whole = "left out: a tail needs the whole sequence, which sequence and context parallelism split"
+    require(others.get("shift_labels") is None, "shift_labels", "given", whole)
     for name, ids in (("input_ids", input_ids), ("labels", labels)):
         if ids is not None and _can_be_read(ids):
             check_ids(ids, name, config.vocab_size, -100 if name == "labels" else 0)

@@ -69,7 +69,6 @@ class TokMatPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32
 
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
@@ -290,7 +289,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
         committed = maturity is None and conditions is None
-        check_inputs(self.config, input_ids, labels, inputs_embeds, committed)
+        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs)
         if self.training and conditions is None:
             check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
