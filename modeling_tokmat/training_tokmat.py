@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from .checks_tokmat import require
 from .conditioning_tokmat import Conditions
-from .losses_tokmat import ContextNegatives, document_index, info_nce, regression
+from .losses_tokmat import ContextNegatives, document_index, info_nce, regression, unlikelihood
 from .maturation_tokmat import corrupt
 from .tails_tokmat import SimulatedTails, draw_tails
 
@@ -32,6 +32,7 @@ class Lesson:
         weights: w of the loss, 0 where nothing is asked.
         negative_ids, negative_keys: the sampled negatives, (n,), and their keys, (n, d); None for "all".
         context: the past as negatives, or None.
+        repeats: what would repeat the past, and `unlearn`: where that is unlearnt, (batch, line), bool; or None.
     """
 
     vectors: torch.Tensor
@@ -47,6 +48,8 @@ class Lesson:
     negative_ids: torch.Tensor | None
     negative_keys: torch.Tensor | None
     context: ContextNegatives | None
+    repeats: ContextNegatives | None
+    unlearn: torch.Tensor | None
 
 
 def make_lesson(
@@ -74,15 +77,18 @@ def make_lesson(
     assert content is not None  # `forward` has seen to it that one of the two is given
     at_place = (lambda values: values) if tails is None else tails.at_place
 
+    unlearns = config.unlikelihood > 0 and tail_only is not None and tails is not None
     context = None
-    if config.context_negatives > 0:
+    if config.context_negatives > 0 or unlearns:
         ids = labels.clamp(min=0) if input_ids is None else input_ids
         keys = None if negative_ids is None else F.normalize(content, dim=-1)
         places = None if tails is None else tails.place
         window, weight, ngram = config.context_window, config.context_negatives, config.context_ngram
         context = ContextNegatives(ids, documents, window, weight, keys, places, ngram)
+    repeats, context = context if unlearns else None, context if config.context_negatives > 0 else None
+    unlearn = tail_only.to(labels.device)[:, None] & (tails.slot == 0) if unlearns else None
 
-    weights = loss_weights(labels, documents, tails, tail_only, config.tail_weight_floor)
+    weights = loss_weights(labels, documents, tails, tail_only, config)
     if tails is None:
         weights = weights if maturity is None else weights * maturity
         shown = {"vectors": content, "maturity": maturity, "tail_length": tail_length, "inputs": inputs}
@@ -103,6 +109,8 @@ def make_lesson(
         negative_ids=negative_ids,
         negative_keys=negative_keys,
         context=context,
+        repeats=repeats,
+        unlearn=unlearn,
     )
 
 
@@ -117,8 +125,9 @@ def lesson_losses(model, lesson: Lesson, predicted: torch.Tensor, total: torch.T
     keys = vocabulary.keys(predicted.dtype) if lesson.negative_ids is None else lesson.negative_keys
 
     def contrast(vectors):
+        queries = vocabulary.queries(vectors)
         losses = info_nce(
-            vocabulary.queries(vectors),
+            queries,
             lesson.targets,
             keys,
             vocabulary.scale,
@@ -128,6 +137,9 @@ def lesson_losses(model, lesson: Lesson, predicted: torch.Tensor, total: torch.T
             context=lesson.context,
             bias=vocabulary.bias,
         )
+        if lesson.repeats is not None:
+            unlike = unlikelihood(queries, keys, vocabulary.scale, lesson.repeats, vocabulary.bias)
+            losses = torch.where(lesson.unlearn, unlike, losses)
         return (losses * lesson.weights).sum() / total
 
     parts = {"contrastive_loss": contrast(predicted)}
@@ -156,16 +168,17 @@ def simulate_tails(
     documents = document_index(position_ids, attention_mask, labels.shape, labels.device)
     tails = draw_tails(seeds, labels, documents, config)
     tails = tails.alone() if config.train == "tail" else tails
-    return tails, loss_weights(labels, documents, tails, tail_only, config.tail_weight_floor)
+    return tails, loss_weights(labels, documents, tails, tail_only, config)
 
 
-def loss_weights(labels, documents, tails=None, tail_only=None, floor: float = 0.0) -> torch.Tensor:
-    """w_t = alpha_t of the position a prediction is made FROM, in tails at least `floor`; 0 where its target is -100,
-    padding or another document's.
+def loss_weights(labels, documents, tails=None, tail_only=None, config=None) -> torch.Tensor:
+    """w_t = alpha_t of the position a prediction is made FROM, in tails at least `tail_weight_floor`; 0 where its
+    target is -100, padding or another document's.
 
     Args:
         labels, documents: shape (batch, length). tails: the simulated tails; None for committed positions alone.
-        tail_only: rows whose committed positions weigh 0, shape (batch,), bool.
+        tail_only: rows whose committed positions weigh `unlikelihood`, shape (batch,), bool.
+        config: with `tails`, a `TokMatConfig`.
 
     Returns:
         Shape (batch, length), or (batch, line) with `tails`.
@@ -174,9 +187,11 @@ def loss_weights(labels, documents, tails=None, tail_only=None, floor: float = 0
     predictable = F.pad(predictable, (0, 1))
     if tails is None:
         return predictable.float()
-    weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=floor), 1.0)
+    assert config is not None
+    weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=config.tail_weight_floor), 1.0)
     if tail_only is not None:
-        weights = weights * ((tails.slot > 0) | ~tail_only.to(weights.device)[:, None])
+        own = tail_only.to(weights.device)[:, None] & (tails.slot == 0)
+        weights = torch.where(own, config.unlikelihood, weights)
     return weights * tails.used() * tails.at_place(predictable)
 
 

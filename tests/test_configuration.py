@@ -112,7 +112,14 @@ FLOATS = (
     "unigram_exponent",
     "alpha_max",
 )
-FLOATS += ("context_negatives", "tail_weight_floor", "clean_probability", "embryo_norm", "schedule_gamma")
+FLOATS += (
+    "unlikelihood",
+    "context_negatives",
+    "tail_weight_floor",
+    "clean_probability",
+    "embryo_norm",
+    "schedule_gamma",
+)
 
 
 @pytest.mark.parametrize(

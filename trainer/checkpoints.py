@@ -22,6 +22,9 @@ REPLACED = ".saving-replaced"  # where what it replaces lies until then
 # What a finished run leaves beside its checkpoints and its tokenizer.
 OUTPUTS = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
 OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json")
+# Models that come with the package, by the names that commands know them by.
+STORIES, AR_STORIES = "stories", "ar-stories"
+SHIPPED = {STORIES: "tokmat-stories", AR_STORIES: "ar-stories"}
 
 
 def check_folder(name: str) -> None:
@@ -158,6 +161,18 @@ def save_whole(save, folder: Path, make_room=None) -> None:
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
+def in_the_box(name: str) -> str:
+    """The folder of a model that comes with the package, for its short name; any other name as it is.
+
+    A folder of that name where the command runs is taken first.
+    """
+    if name not in SHIPPED or Path(name).exists():
+        return name
+    package = Path(__file__).parent
+    places = [package / "shipped" / SHIPPED[name], package.parent / "checkpoints" / SHIPPED[name]]
+    return str(next((place for place in places if is_finished(place)), name))
+
+
 def load_pretrained(load, name: str, has_config: bool = True, **kwargs):
     """`load(name)`, with an error that says in one sentence what is wrong with the name, or with what it names.
 
@@ -169,6 +184,7 @@ def load_pretrained(load, name: str, has_config: bool = True, **kwargs):
     Raises:
         OSError: there is no such folder or Hub repository. ValueError: its files are damaged.
     """
+    name = in_the_box(name)
     local = Path(name).expanduser()
     if local.is_dir():
         if has_config and not is_finished(local):
@@ -239,6 +255,7 @@ def load_model(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrain
 
 def load_tokenizer(name: str, trust_remote_code: bool = False):
     """A saved tokenizer; arguments and errors as for `load_config`."""
+    name = in_the_box(name)
     if is_finished(Path(name).expanduser()):  # transformers reads the model's configuration too
         load_config(name, trust_remote_code)
     return load_pretrained(AutoTokenizer.from_pretrained, name, False, trust_remote_code=trust_remote_code)
@@ -250,6 +267,7 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
     Raises:
         OSError: there is no such model. ValueError: it is of another kind.
     """
+    name = in_the_box(name)
     if (
         "/" not in name and not Path(name).expanduser().is_dir()
     ):  # the Hub has models without an owner, but none of ours

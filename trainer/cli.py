@@ -44,13 +44,15 @@ _forwarded("generate", 'Continue prompts with a trained model: `tokmat generate 
 
 @app.command()
 def demo(
-    output_dir: Annotated[Path, typer.Option(help="Where the model goes.")] = Path("demo-model"),
-    minutes: Annotated[float, typer.Option(help="Training time on two idle CPU cores with bf16.", min=0.1)] = 5.0,
-    steps: Annotated[int | None, typer.Option(help="Training steps, instead of --minutes.", min=1)] = None,
+    train: Annotated[
+        bool | None, typer.Option("--train/--no-train", help="Fine-tune it afterwards (asked for on a terminal).")
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Where the fine-tuned model goes.")] = Path("demo-model"),
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 100,
     data: Annotated[str, typer.Option(hidden=True)] = "builtin",
 ) -> None:
-    """Train a small model on text that every Python holds, reload it in a fresh process and watch it write."""
-    _run("demo", output_dir, minutes, steps, data)
+    """Watch a small trained model write stories beside its autoregressive twin, then fine-tune it."""
+    _run("demo", output_dir, train, steps, data)
 
 
 _forwarded(

@@ -164,12 +164,15 @@ def draw_batches(
 
 
 @torch.inference_mode()
-def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, stop_loops=True) -> list[list[int]]:
+def answer(
+    model, tokenizer, prompts: list[list[int]], max_new_tokens: int, stop_loops=True, may_end=True
+) -> list[list[int]]:
     """Greedy answers to a batch of prompts, each up to and with its first end-of-sequence id.
 
     It is what the model's `generate` writes with its own generation config, without sampling; a TokMat model writes
     with a tail of one slot whose prediction is taken as it is. Every `STAGE` tokens the answers that are finished, and
-    with `stop_loops` those that are stuck (`is_stuck`), leave the batch.
+    with `stop_loops` those that are stuck (`is_stuck`), leave the batch. Without `may_end` no end-of-sequence id is
+    taken.
     """
     ends, longest = _ends(model, tokenizer), max(map(len, prompts))
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -180,6 +183,8 @@ def answer(model, tokenizer, prompts: list[list[int]], max_new_tokens: int, stop
         options |= {"tail_length": 1, "alpha_max": 1.0, "commit": "front"}
     else:
         options |= {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+    if not may_end:
+        options["suppress_tokens"] = ends
     answers, places, cache = [[] for _ in prompts], list(range(len(prompts))), None
     for written in range(0, max_new_tokens, STAGE):
         new = min(STAGE, max_new_tokens - written)
@@ -239,8 +244,8 @@ def write_own_text(
     what is there in the end does not depend on where it was interrupted.
 
     Args:
-        settings: "max_new_tokens", "stop_loops", and whatever else the answers depend on; a run goes on only under
-            the same ones.
+        settings: "max_new_tokens", "stop_loops", "may_end", and whatever else the answers depend on; a run goes on
+            only under the same ones.
         progress: called with the rows of each batch and whether they are new.
 
     Raises:
@@ -272,7 +277,8 @@ def write_own_text(
                 )
             written = len(rows) < len(batch)
             if written:
-                answers = answer(model, tokenizer, [prompt.ids for prompt in batch], new, settings["stop_loops"])
+                how = settings["stop_loops"], settings.get("may_end", True)
+                answers = answer(model, tokenizer, [prompt.ids for prompt in batch], new, *how)
                 rows = [make_row(prompt, ids, ends, tokenizer) for prompt, ids in zip(batch, answers)]
                 file.seek(start)
                 file.truncate()

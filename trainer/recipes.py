@@ -59,18 +59,24 @@ TRAINING_DEFAULTS = {
     "dataloader_pin_memory": torch.cuda.is_available(),
 }
 
-# The demo's recipe, found by comparing runs of equal length on the built-in corpus.
+# The demo: what the model in the box is asked, and how it is fine-tuned on the built-in corpus.
+STORY_PROMPTS = (
+    "Once upon a time, there was a little girl named Lily who",
+    "One day, a dog and a cat found a big red box.",
+    "Tom was sad because",
+)
+STORY_NEW_TOKENS = 120
 DEMO: dict[str, Any] = {
-    "backbone": "small",
-    "vocab_size": 4096,
+    "train": "all",
     "block_size": 256,
     "per_device_train_batch_size": 8,
-    "learning_rate": 1e-3,
-    "context_negatives": 2.0,  # without them the demo's text loops
-    "save_steps": 100,
-    "eval_steps": 200,
-    "logging_steps": 20,
+    "learning_rate": 5e-4,
+    "context_negatives": 3.0,
+    "context_ngram": 2,
+    "validation_fraction": 0.0,
+    "save_steps": 50,
+    "logging_steps": 10,
 }
-DEMO_STEPS_PER_MINUTE = 180
+DEMO_STEPS_PER_MINUTE = 50
 DEMO_PROMPTS = ("This function returns", "If the argument is", "The module provides")
 DEMO_NEW_TOKENS = 60

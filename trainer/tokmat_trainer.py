@@ -135,7 +135,7 @@ class TokMatTrainer(GuardedTrainer):
     def _measures(self, inputs, tails, predicted) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Accuracy and cosine at committed positions and the accuracy of slots: values, and where they count."""
         documents, tail_only, model = tails.documents, inputs.get("tail_only"), self.tokmat
-        weights = loss_weights(inputs["labels"], documents, tails, tail_only, model.config.tail_weight_floor)
+        weights = loss_weights(inputs["labels"], documents, tails, tail_only, model.config)
         targets = tails.at_place(F.pad(inputs["labels"][:, 1:], (0, 1)).clamp(min=0))
         valid, vocabulary = weights > 0, model.vocabulary()
         if model.successor is not None:  # as a draft is read off: the token before it is known

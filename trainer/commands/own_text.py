@@ -39,6 +39,7 @@ class OwnTextArguments:
     max_new_tokens: int = argument("longest answer", 160)
     batch_size: int = argument("prompts that are answered at a time", 64)
     stop_loops: bool = argument("stop an answer that says one phrase three times in a row", True)
+    may_end: bool = argument("let an answer end before --max-new-tokens", True)
     prompt_tokens: list[int] = field(
         default_factory=lambda: list(PROMPT_TOKENS), metadata={"help": "lengths of the beginnings that are continued"}
     )

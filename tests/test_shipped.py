@@ -1,0 +1,81 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The models in the box: they load anywhere, write what they wrote, and a tail changes no token."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import invoke
+
+from trainer.checkpoints import AR_STORIES, STORIES, in_the_box, load_model, load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+MOST_MB = 16
+TEXTS = {}
+BEGINNINGS = [
+    f"{who} {what}"
+    for who in ("Once upon a time, a cat", "Lily", "One day, Tom", "The big bear", "A bird")
+    for what in ("was", "went to the", "saw a", "wanted")
+]
+
+
+@pytest.fixture(scope="module")
+def stories():
+    return load_model(STORIES).eval(), load_tokenizer(STORIES)
+
+
+@pytest.mark.parametrize("name", [STORIES, AR_STORIES])
+def test_a_model_in_the_box_is_small_and_whole(name):
+    folder = Path(in_the_box(name))
+    assert folder.parent == ROOT / "checkpoints"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= MOST_MB * 1e6
+    assert {"README.md", "config.json", "generation_config.json", "tokenizer.json"} <= set(os.listdir(folder))
+    assert load_model(name).dtype == torch.float32  # on any machine; the file holds bfloat16
+
+
+def test_it_writes_what_it_wrote(stories):
+    model, tokenizer = stories
+    assert len(TEXTS) >= 3
+    for prompt, text in TEXTS.items():
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        ids = model.generate(**inputs, max_new_tokens=40)
+        assert tokenizer.decode(ids[0], skip_special_tokens=True) == text
+
+
+def test_the_tail_changes_no_token_and_saves_passes(stories):
+    model, tokenizer = stories
+    passes = tokens = 0
+    for prompt in BEGINNINGS:
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        one = model.generate(**inputs, max_new_tokens=60, tail_length=1, commit="front")
+        verified = model.generate(**inputs, max_new_tokens=60, return_dict_in_generate=True)
+        assert verified.sequences.tolist() == one.tolist(), prompt
+        tokens += one.shape[1] - inputs["input_ids"].shape[1]
+        passes += (one.shape[1] - inputs["input_ids"].shape[1]) / verified.tokens_per_forward
+    assert tokens / passes > 1.5
+
+
+def test_it_loads_with_the_code_in_its_folder_alone(tmp_path):
+    script = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer; folder = sys.argv[1]\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)\n"
+        "assert 'modeling_tokmat' not in sys.modules and 'trainer' not in sys.modules\n"
+        "inputs = tokenizer('Once upon a time', return_tensors='pt', return_token_type_ids=False)\n"
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=8)[0], skip_special_tokens=True))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path / "hf")
+    command = [sys.executable, "-c", script, in_the_box(STORIES)]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Once upon a time") and len(result.stdout) > 25
+
+
+def test_the_short_name_works_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("generate", STORIES, "Once upon a time", "--max-new-tokens", 8)
+    assert result.exit_code == 0 and result.output.startswith("Once upon a time"), result.output
