@@ -15,9 +15,6 @@ from .vocabulary_tokmat import GEOMETRIES
 
 logger = logging.get_logger(__name__)
 
-# By this name tools know a causal language model: transformers' Trainer then shifts labels before it smooths them.
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["tokmat"] = "TokMatForContinuousLM"
-
 NEGATIVES = ("uniform", "unigram", "batch", "all")
 MATURATIONS = ("simulated", "rollout")
 FILM_SCOPES = ("sequence", "tail")

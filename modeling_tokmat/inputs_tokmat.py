@@ -3,11 +3,15 @@
 wait for the device, and a compiled or exported graph could not hold it."""
 
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from .checks_tokmat import require
 
 logger = logging.get_logger(__name__)
+
+# By this name tools know a causal language model: transformers' Trainer then shifts labels before it smooths them.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["tokmat"] = "TokMatForContinuousLM"
 
 NORM_TOLERANCE = 0.005  # of committed vectors, in units of R: far above what rounding to bf16 does to a norm
 
