@@ -141,6 +141,51 @@ def repetition_at_200():
     return repetition("200", [name for name in DECODERS if "seed 1" not in name])
 
 
+STORIES = {
+    "human": "people",
+    "tokmat": "**tokmat-stories**, argmax",
+    "ar greedy": "ar-stories, greedy",
+    "ar penalty 1.1": "ar-stories, penalty 1.1",
+    "ar penalty 1.2": "ar-stories, penalty 1.2",
+    "ar penalty 1.3": "ar-stories, penalty 1.3",
+    "ar nucleus 0.95": "ar-stories, nucleus 0.95",
+}
+
+
+def stories(new_tokens: int) -> list[list[str]]:
+    found = {row["name"]: row for row in load(f"stories-{new_tokens}")["decoders"]}
+    measures = MEASURES | ({"mauve": "MAUVE"} if "mauve" in found["human"] else {})
+    rows = [["", *measures.values()]]
+    for name, title in STORIES.items():
+        cells = []
+        for measure in measures:
+            digits = 2 if measure in ("loop", "judge_perplexity", "mauve") else 3
+            mean, low, high = (f"{value:.{digits}f}" for value in found[name][measure])
+            cells.append(f"{mean} [{low}, {high}]")
+        rows.append([title, *cells])
+    return rows
+
+
+@table("stories-50", "stories-50")
+def stories_at_50():
+    return stories(50)
+
+
+@table("stories-200", "stories-200")
+def stories_at_200():
+    return stories(200)
+
+
+@table("stories-tail", "stories-50")
+def stories_tail():
+    (found,) = (row["look_ahead"] for row in load("stories-50")["decoders"] if "look_ahead" in row)
+    slots = {f"slot {slot}": found[f"tail_acc_{slot}"] for slot in range(2, 6)}
+    cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in slots.values()]
+    same = "yes" if found["verified_same_text"] else "no"
+    heads = [*slots, "verified: tokens per forward", "speed over K = 1", "text of K = 1"]
+    return [heads, [*cells, f"{found['verified_tokens_per_forward']:.2f}", f"{found['verified_speed']:.2f}", same]]
+
+
 @table("mauve", "mauve")
 def mauve():
     names = {"human": "people, two halves", "tokmat (base)": "TokMat, seed 0", "tokmat (base-1)": "TokMat, seed 1"}

@@ -6,10 +6,12 @@
 # FOLDER_OF_TEXTS holds tinystories-train.txt and tinystories-valid.txt, documents separated by lines of <|endoftext|>.
 # Every step goes on where it was interrupted; all draws come from the seed 0. About two hours on two cores.
 #
-# 1 ar      both begin as one autoregressive model
-# 2 twin    goes on as it began; front: the same steps and text, with the past as negatives
-# 3 own     what the front writes by itself
-# 4 tail    adapters that act in the tail alone learn to foresee it; the front is frozen
+# 1 ar       both begin as one autoregressive model
+# 2 twin     goes on as it began
+# 3 front    the same steps and text, with phrases of the past as negatives
+# 4 loops    what the front writes where no text may end; refined: it unlearns to repeat itself there
+# 5 own      what that model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it
+# 6 judge    of another seed, to compare texts by
 set -euo pipefail
 texts=$1 out=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,12 +31,22 @@ train() { # FOLDER, then arguments of tokmat train
 train ar --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --vocab-size 4096 --max-steps "$(steps 1000)" --learning-rate 2e-3
 train twin --objective ar "${text[@]}" --model "$out/ar" --max-steps "$(steps 300)" --learning-rate 6e-4
 [ -f "$out/start/config.json" ] || tokmat convert "$out/ar" "$out/start"
-train front "${text[@]}" --model "$out/start" --max-steps "$(steps 300)" --learning-rate 6e-4 \
-    --context-negatives 3 --context-ngram 2 --clean-probability 1
-tokmat own-text "$out/front" --prompts "$texts/tinystories-train.txt" --prompt-tokens 4 8 16 --add-bos \
-    --texts "$(steps 4096)" --max-new-tokens 240 --batch-size 128 --dtype float32 --output "$out/own.jsonl"
-train tail --model "$out/front" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
-    --max-steps "$(steps 600)" --learning-rate 1e-3 --context-negatives 0
+train front "${text[@]}" --model "$out/start" --max-steps "$(steps 300)" --learning-rate 6e-4 --clean-probability 1 \
+    --context-negatives 3 --context-ngram 2
+write() { # MODEL FILE, then arguments of tokmat own-text
+    local model=$out/$1 file=$out/$2
+    shift 2
+    tokmat own-text "$model" --prompts "$texts/tinystories-train.txt" --add-bos --max-new-tokens 224 --batch-size 128 \
+        --dtype float32 --output "$file" "$@"
+}
+write front loops.jsonl --prompt-tokens 8 16 --texts "$(steps 512)" --seed 1 --stop-loops false --may-end false
+train refined "${text[@]}" --model "$out/front" --max-steps "$(steps 120)" --learning-rate 6e-4 --clean-probability 1 \
+    --context-negatives 4 --context-ngram 2 --tail-data "$out/loops.jsonl" --tail-share 0.35 --unlikelihood 1
+write refined own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 2
+train tail --model "$out/refined" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
+    --max-steps "$(steps 400)" --learning-rate 1e-3 --context-negatives 0 --unlikelihood 0 --tail-metrics 0
+train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
+    --max-steps "$(steps 400)" --learning-rate 2e-3
 python benchmarks/ship.py "$out/tail" "$out/tokmat-stories"
 python benchmarks/ship.py "$out/twin" "$out/ar-stories"
 echo "The models are $out/tokmat-stories and $out/ar-stories."

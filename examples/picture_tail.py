@@ -1,7 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Draw a liquid tail while it matures: one row per step, committed text in black, tail tokens coloured by maturity.
 
-python examples/picture_tail.py demo-model "Return a list of" --tail-length 8 --steps 14 --output tail.png
+python examples/picture_tail.py checkpoints/tokmat-stories "Once upon a time" --tail-length 8 --steps 14
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main():
         ids,
         max_new_tokens=arguments.steps + arguments.tail_length,
         tail_length=arguments.tail_length,
+        commit="front",
         streamer=recorder,
         eos_token_id=None,
     )

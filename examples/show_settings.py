@@ -1,7 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Show what every maturation setting does to one continuation; the table of docs/SETTINGS.md is made of it.
 
-python examples/show_settings.py demo-model "This function returns" --output settings.json
+python examples/show_settings.py checkpoints/tokmat-stories "Once upon a time" --output settings.json
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROWS = [
-    ("none", "Algorithm 1 as the model was saved", {}),
+    ("none", "Algorithm 1, one token a step (`commit = front`), otherwise as the model was saved", {}),
     (
         "tail_length = 1",
         "K, the number of uncommitted vectors, in [1, 64]; 1 is greedy decoding on z^",
@@ -78,9 +78,8 @@ def main():
     base, rows = model.generation_config, []
     for name, meaning, settings in ROWS:
         torch.manual_seed(0)
-        output = model.generate(
-            ids, max_new_tokens=arguments.max_new_tokens, eos_token_id=None, return_dict_in_generate=True, **settings
-        )
+        settings = {"commit": "front", "eos_token_id": None, "return_dict_in_generate": True} | settings
+        output = model.generate(ids, max_new_tokens=arguments.max_new_tokens, **settings)
         text = " ".join(tokenizer.decode(output.sequences[0, ids.shape[1] :]).split())
         rows.append({"changed": name, "meaning": meaning, "text": text})
         rows[-1]["tokens_per_forward"] = round(output.tokens_per_forward, 2)

@@ -4,6 +4,9 @@
 import math
 import sys
 
+import torch
+
+INDICES = (torch.int64, torch.int32)  # what an embedding takes
 LARGEST = sys.float_info.max  # an int may be larger than any float
 SHOWN = 200  # characters of a value in an error
 
@@ -22,12 +25,19 @@ def _shown(value) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
+def described(value) -> str:
+    """What stands in an error for a value that may be large: a tensor's dtype and shape, or a type's name."""
+    if torch.is_tensor(value):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
 def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether `value` is a finite real number (not a bool) in [low, high]."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
     return real and low <= value <= high
 
 
-def is_integer(value, low: int, high: float = math.inf) -> bool:
+def is_integer(value, low: float, high: float = math.inf) -> bool:
     """Whether `value` is an int (not a bool) in [low, high]."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

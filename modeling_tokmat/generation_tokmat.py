@@ -14,8 +14,9 @@ from .checks_tokmat import require
 from .committed_tokmat import Committed
 from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
+from .inputs_tokmat import check_positions, check_range
 from .noise_tokmat import DecodingNoise
-from .requests_tokmat import check_lengths, check_objects, check_prompt, check_return_sequences, check_rows
+from .requests_tokmat import check_objects, check_prompt, check_return_sequences, check_rows, check_settings
 from .settings_tokmat import SETTINGS, MaturationSettings
 from .tail_tokmat import StableTail, Tail
 from .trace_tokmat import Record, Stream
@@ -26,7 +27,8 @@ logger = logging.get_logger(__name__)
 SAMPLING_FLAGS = ("do_sample", "temperature", "top_k", "top_p", "top_h", "min_p", "typical_p")
 SAMPLING_FLAGS += ("epsilon_cutoff", "eta_cutoff")
 TAILS = {"front": Tail, "stable": StableTail, "verified": VerifiedTail}
-TRAINING_INPUTS = ("maturity", "labels", "maturation_seeds", "negative_ids", "num_items_in_batch")
+TRAINING_INPUTS = ("maturity", "labels", "maturation_seeds", "negative_ids", "num_items_in_batch", "tails")
+TRAINING_INPUTS += ("tail_only", "conditions")
 
 
 @dataclass
@@ -84,7 +86,7 @@ class TokMatGenerationMixin(GenerationMixin):
             require(kwargs.get(name) is None, name, "given", "left out: guidance compares with the tail alone")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
         cache = kwargs.get("past_key_values")
-        check_objects(generation_config, kwargs.get("streamer"), cache)
+        check_objects(generation_config, **kwargs)
 
         def asked(name):
             values = (
@@ -94,10 +96,15 @@ class TokMatGenerationMixin(GenerationMixin):
             )
             return next((value for value in values if value is not None), None)
 
-        check_lengths(asked, self.config.vocab_size)
+        check_settings(asked, self.config.vocab_size)
         size, dim = self.get_input_embeddings().weight.shape
         prompt = ids, kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
-        check_prompt(*prompt, size, dim, asked("bos_token_id"), cached=cache is not None)
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        rows, lengths = check_prompt(*prompt, size, dim, asked("bos_token_id"), past)
+        if (positions := kwargs.get("position_ids")) is not None:
+            check_positions(positions, rows, lengths)
+            check_range(positions, self.config.max_position_embeddings)
+            kwargs["position_ids"] = positions.expand(rows, -1)
         return super().generate(inputs, generation_config=generation_config, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs):

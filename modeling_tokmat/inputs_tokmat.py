@@ -6,7 +6,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from .checks_tokmat import require
+from .checks_tokmat import INDICES, described, require
 
 logger = logging.get_logger(__name__)
 
@@ -23,12 +23,14 @@ def check_inputs(
     inputs_embeds: torch.Tensor | None,
     committed: bool,
     others: dict,
+    position_ids: torch.Tensor | None = None,
 ) -> None:
     """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that no token has.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
-            read as committed vectors. others: what is handed to the backbone.
+            read as committed vectors. others: what is handed to the backbone. position_ids: (batch, length) or
+            (1, length).
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -38,9 +40,19 @@ def check_inputs(
     require(given == 1, "input_ids", found, "the only one of the two")
     whole = "left out: a tail needs the whole sequence, which sequence and context parallelism split"
     require(others.get("shift_labels") is None, "shift_labels", "given", whole)
+    tokens = inputs_embeds if input_ids is None else input_ids
+    assert tokens is not None
     for name, ids in (("input_ids", input_ids), ("labels", labels)):
-        if ids is not None and _can_be_read(ids):
+        if ids is None:
+            continue
+        fits = torch.is_tensor(ids) and ids.dtype in INDICES and ids.shape == tokens.shape[:2]
+        require(fits, name, described(ids), "a tensor of the integer dtype int64 or int32, an id for every token")
+        if _can_be_read(ids):
             check_ids(ids, name, config.vocab_size, -100 if name == "labels" else 0)
+    if position_ids is not None:
+        check_positions(position_ids, tokens.shape[0], (tokens.shape[1],))
+        if _can_be_read(position_ids):
+            check_range(position_ids)
     if committed and config.geometry == "sphere" and inputs_embeds is not None and _can_be_read(inputs_embeds):
         _check_norms(inputs_embeds.detach(), config.embedding_radius)
 
@@ -88,6 +100,22 @@ def check_ids(ids: torch.Tensor, name: str, vocab_size: int, lowest: int = 0) ->
     low, high = ids.min().item(), ids.max().item()
     allowed = f"ids in [0, {vocab_size - 1}]"
     require(lowest <= low and high < vocab_size, name, f"ids from {low} to {high}", allowed)
+
+
+def check_positions(positions: torch.Tensor, batch: int, lengths: tuple[int, ...]) -> None:
+    """Refuse `positions` that are no integers of shape (batch, one of `lengths`), or (1, ...), with a `ValueError`."""
+    fits = torch.is_tensor(positions) and positions.dim() == 2 and positions.shape[0] in (1, batch)
+    fits = fits and positions.shape[1] in lengths and positions.dtype in INDICES
+    shapes = " or ".join(f"({batch}, {length})" for length in dict.fromkeys(lengths))
+    allowed = f"a tensor of the integer dtype int64 or int32 and of shape {shapes}, or with one row for all"
+    require(fits, "position_ids", described(positions), allowed)
+
+
+def check_range(positions: torch.Tensor, limit: int | None = None) -> None:
+    """Refuse positions below 0 or from `limit` on with a `ValueError`."""
+    low, high = positions.min().item(), positions.max().item()
+    allowed = "at least 0" if limit is None else f"in [0, {limit - 1}], the backbone's positions"
+    require(low >= 0 and (limit is None or high < limit), "position_ids", f"from {low} to {high}", allowed)
 
 
 def _can_be_read(tensor: torch.Tensor) -> bool:

@@ -64,9 +64,8 @@ class TokMatPreTrainedModel(PreTrainedModel):
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+    model_tags = ["custom_code", "token-maturation", "arxiv:2601.04854"]  # of the card that `push_to_hub` makes
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
@@ -289,7 +288,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
         committed = maturity is None and conditions is None
-        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs)
+        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs, position_ids)
         if self.training and conditions is None:
             check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}

@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Output folders: used, interrupted, half written, resumed."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,15 @@ def test_resuming_skips_a_half_written_checkpoint_and_ends_with_the_same_weights
     assert result.exit_code == 0, result.output
     assert "Skipping out/checkpoint-4: incomplete, without trainer_state.json" in result.output
     assert same_weights("out", trained[0])
+
+
+def test_a_checkpoint_without_one_of_its_shards_is_incomplete(trained):
+    shutil.copytree(trained[0] / "checkpoint-4", "checkpoint-4")
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    Path("checkpoint-4/model.safetensors").rename(Path("checkpoint-4", shards[0]))
+    index = {"weight_map": {"head.weight": shards[0], "backbone.wte.weight": shards[1]}}
+    Path("checkpoint-4/model.safetensors.index.json").write_text(json.dumps(index))
+    assert missing_from(Path("checkpoint-4")) == [shards[1]]
 
 
 def test_without_a_complete_checkpoint_resuming_begins_anew(story_file):

@@ -96,3 +96,12 @@ def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(source):
     path.write_text(json.dumps(values))
     assert_one_line_error(invoke("convert", "windowed", "out"), "tokmat convert: ", "sliding_window=4")
     assert not Path("out").exists()
+
+
+def test_what_cannot_be_a_backbone_is_refused_before_its_weights_are_read(source, monkeypatch):
+    monkeypatch.setattr("trainer.conversion.load_model", None)
+    Path("nested").mkdir()
+    Path("nested/config.json").write_text(json.dumps({"model_type": "gemma3"}))
+    assert_one_line_error(
+        invoke("convert", "nested", "out"), "tokmat convert: ", "'gemma3'", "backbone_config.model_type"
+    )

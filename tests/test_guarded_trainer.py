@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Nothing good is lost: replaced outputs, diverged runs, damaged and half-written checkpoints, full disks."""
 
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import TINY, assert_one_line_error, invoke, same_weights
+from transformers import PreTrainedTokenizerFast
 
 from trainer.checkpoints import checkpoints, missing_from, whole_checkpoint
 from trainer.collator import TokMatDataCollator
@@ -71,6 +73,52 @@ def test_a_replaced_run_goes_with_the_first_whole_checkpoint(out, train, monkeyp
     assert [path.name for path in checkpoints(out)] == ["checkpoint-3", "checkpoint-2"]
     assert not [path for path in out.rglob("*") if ".saving" in path.name or path.name.endswith(".old")]
     assert not any("checkpoint-4" in str(path) for path in files(out)) and old
+
+
+class Killed(BaseException):
+    """What a process that is killed does: nothing more."""
+
+
+@pytest.mark.parametrize("moment", ["gathering", "tokenizer", "checkpoint", "model"])
+def test_what_was_replaced_comes_back_if_nothing_whole_took_its_place(moment, out, train, monkeypatch):
+    before = files(out)
+    replace = os.replace
+    places = {
+        "gathering": lambda target: target.parent.name == ".saving-replacing" and target.name == "model.safetensors",
+        "tokenizer": lambda target: target == out / "tokenizer_config.json",
+        "checkpoint": lambda target: target == out / "checkpoint-1",
+        "model": lambda target: target == out / "config.json",
+    }
+
+    def move(source, target):
+        if places[moment](Path(target)):
+            raise Killed
+        replace(source, target)
+
+    saving = ["--save-strategy", "no"] if moment == "model" else ["--save-steps", 1]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("trainer.checkpoints.os.replace", move)
+        train("--overwrite", "--max-steps", 2, "--vocab-size", 290, *saving)
+    assert not (out / "config.json").exists() or moment == "gathering"
+    assert_one_line_error(train("--max-steps", 2), "already holds a finished model")
+    found = files(out)
+    assert {name: found.get(name) for name in before} == before
+
+
+def test_a_full_disk_when_the_old_model_goes_leaves_it(out, train, monkeypatch):
+    before = files(out)
+
+    save = PreTrainedTokenizerFast.save_pretrained
+
+    def full(*args, **kwargs):
+        if (out / ".saving-replaced").is_dir():
+            raise OSError("no space left on device")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", full)
+    result = train("--overwrite", "--max-steps", 2, "--save-steps", 5)
+    assert_one_line_error(result, "disk full")
+    assert {name: content for name, content in files(out).items() if ".saving" not in str(name)} == before
 
 
 # -- losses that are not finite ---------------------------------------------------------------------------------------

@@ -77,6 +77,52 @@ def test_foreign_code_is_not_run_unasked(command, foreign, mark, models, story_f
     assert not mark.exists()
 
 
+def test_a_judge_that_needs_code_is_refused_whether_or_not_it_is_a_baseline_too(foreign, mark, models, story_file):
+    command = ["evaluate", models[0], "--data", story_file, "--prompts", 2, "--new-tokens", 4, "--judge", foreign]
+    command += ["--mauve-continuations", 0]
+    for trust in ([], ["--trust-remote-code"]):
+        assert_one_line_error(invoke(*command, *trust), "--judge foreign needs code of its own, but")
+        for baseline in (foreign, "./foreign/", Path(foreign).absolute()):
+            result = invoke(*command, "--baseline", baseline, *trust)
+            assert_one_line_error(result, "--judge foreign needs code of its own and is a --baseline too, but")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("trust", [[], ["--trust-remote-code"]])
+def test_a_judge_is_loaded_without_code_that_it_does_not_need(trust, mark, models, story_file, monkeypatch):
+    loaded = []
+
+    def load(name, *args, **kwargs):
+        loaded.append((str(name), args[0]))
+        return load_model(name, *args, **kwargs)
+
+    monkeypatch.setattr("trainer.evaluation.run.load_model", load)
+    shutil.copytree(models[2], "known")
+    values = json.loads(Path("known/config.json").read_text())
+    values["auto_map"] = {"AutoModelForCausalLM": "modeling_own.OwnModel"}
+    Path("known/config.json").write_text(json.dumps(values))
+    plant_code(Path("known"), mark)
+    command = ["evaluate", models[0], "--data", story_file, "--prompts", 2, "--new-tokens", 4, "--judge", "known"]
+    command += ["--mauve-continuations", 0, "--seeds", 1, "--look-ahead", 0, "--output", "out"]
+    result = invoke(*command, "--baseline", "./known", models[2], *trust)
+    assert result.exit_code == 0, result.output
+    # One copy of what is both, without its code; trust is for the others.
+    assert loaded == [(str(models[0]), bool(trust)), ("./known", False), (str(models[2]), bool(trust))]
+    assert "one of the baselines" in Path("out/results.md").read_text() and not mark.exists()
+
+
+@pytest.mark.parametrize("kind", [["tokmat"], {"tokmat": 1}, 5])
+def test_a_model_type_that_is_no_name_is_refused_in_one_line(kind, models):
+    shutil.copytree(models[0], "ours")
+    values = json.loads(Path("ours/config.json").read_text())
+    Path("ours/config.json").write_text(json.dumps(values | {"model_type": kind}))
+    for command in (["generate", "ours", "hello"], ["convert", "ours", "converted"]):
+        assert_one_line_error(invoke(*command), "ours has the `model_type` ", "must be a name")
+    for text in ("[]", '"x"', "3", "null"):
+        Path("ours/config.json").write_text(text)
+        assert_one_line_error(invoke("generate", "ours", "hello"), "ours")
+
+
 def test_foreign_code_is_run_when_it_is_trusted(foreign, mark):
     with pytest.raises(ValueError, match="trust-remote-code"):
         load_config(foreign)

@@ -29,10 +29,10 @@ def blocks(language, page="README.md"):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory, story_file):
-    """An empty directory but for a demo-model, as `make demo` leaves one, and a text file."""
+    """An empty directory but for a text file, and the models in the box where a checkout has them."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "stories.txt").write_text(story_file.read_text(encoding="utf-8"), encoding="utf-8")
-    run(folder, ["tokmat", "train", "--data", "stories.txt", "--output-dir", "demo-model", *SMALLER])
+    (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
     return folder
 
 
@@ -51,7 +51,7 @@ def test_python_blocks_run_one_after_the_other(directory):
     assert len(further) == 1 and len(load.strip().splitlines()) == 6
     code = "\n".join([load, *blocks("python", "docs/SETTINGS.md"), *further])
     assert "AutoModelForCausalLM" in code and "TokMatTrainer" in code and "output_maturation" in code
-    assert "This function returns" in run(directory, ["python", "-c", code])
+    assert "Once upon a time" in run(directory, ["python", "-c", code])
     assert (directory / "my-other-model" / "modeling_tokmat.py").is_file()
 
 

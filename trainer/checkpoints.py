@@ -18,10 +18,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 
 SAVING = ".saving-checkpoint"  # where a checkpoint is written before it is moved into its place
-REPLACED = ".saving-replaced"  # where what it replaces lies until then
-# What a finished run leaves beside its checkpoints and its tokenizer.
+REPLACING = ".saving-replacing"  # where what is replaced is gathered,
+REPLACED = ".saving-replaced"  # and where all of it lies until something whole has taken its place
+ORIGIN = "origin.json"  # what a model was made from: its base, its data, how it was trained
+# What a finished run leaves beside its checkpoints.
 OUTPUTS = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
-OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json")
+OUTPUTS += ("eval_results.json", "trainer_state.json", "training_args.bin", "tail_adapter_config.json", ORIGIN)
+OUTPUTS += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+OUTPUTS += ("merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "*_tokmat.py")
 # Models that come with the package, by the names that commands know them by.
 STORIES, AR_STORIES = "stories", "ar-stories"
 SHIPPED = {STORIES: "tokmat-stories", AR_STORIES: "ar-stories"}
@@ -51,18 +55,21 @@ def missing_from(checkpoint: Path) -> list[str]:
     """What a checkpoint lacks, or holds damaged: nothing if it is whole."""
     weights = list(checkpoint.glob("*.safetensors"))
     found = [] if weights else ["model weights"]
-    found += [f"a readable {path.name}" for path in weights if not _readable(path)]
+    found += [f"a readable {path.name}" for path in weights if not readable(path)]
+    for index in checkpoint.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text()).get("weight_map", {}).values()) if readable(index) else set()
+        found += [name for name in sorted(shards) if not (checkpoint / name).is_file()]
     for name in ("optimizer.pt", "scheduler.pt"):
         found += [] if (checkpoint / name).is_file() else [name]
     archives = [path for pattern in ("*.pt", "*.pth") for path in sorted(checkpoint.glob(pattern))]
-    found += [f"a readable {path.name}" for path in archives if not _readable(path)]
+    found += [f"a readable {path.name}" for path in archives if not readable(path)]
     state = checkpoint / "trainer_state.json"  # written last
-    found += ["trainer_state.json"] if not _readable(state) else []
+    found += ["trainer_state.json"] if not readable(state) else []
     others = [path for path in sorted(checkpoint.glob("*.json")) if path != state]
-    return found + [f"a readable {path.name}" for path in others if not _readable(path)]
+    return found + [f"a readable {path.name}" for path in others if not readable(path)]
 
 
-def _readable(path: Path) -> bool:
+def readable(path: Path) -> bool:
     """Whether a file can be read to its end, by what its suffix says it is."""
     try:
         if path.suffix == ".json":
@@ -76,6 +83,42 @@ def _readable(path: Path) -> bool:
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
         return False
     return True
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, {} where there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is a JSON {type(values).__name__}, but it must be an object")
+    return values
+
+
+def public_name(name: str) -> str:
+    """Of a folder or file its name alone, so that no path of this machine is told; a Hub name as it is."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() else name
+
+
+def base_model(source: str) -> str | None:
+    """The Hub name that the model `source` has or was made from, None where that is not known."""
+    path = Path(in_the_box(source)).expanduser()
+    return read_json(path / ORIGIN).get("base_model") if path.exists() else source
+
+
+def save_origin(folder: Path, **values) -> None:
+    """Note in `folder` what is known of where a model comes from."""
+    known = {name: value for name, value in values.items() if value}
+    if known:
+        (folder / ORIGIN).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 def whole_checkpoint(folder: Path) -> Path | None:
@@ -124,10 +167,21 @@ def find_checkpoint(folder: Path, resume: str | None, overwrite: bool) -> Path |
 
 def put_aside(folder: Path) -> None:
     """Take the model, its checkpoints and what describes them out of sight; `remove_leftovers` removes them."""
-    aside = folder / REPLACED
+    aside = folder / REPLACING
     aside.mkdir(exist_ok=True)
     for path in [*(path for pattern in OUTPUTS for path in folder.glob(pattern)), *checkpoints(folder)]:
         os.replace(path, aside / path.name)
+    os.replace(aside, folder / REPLACED)
+
+
+def put_back(folder: Path) -> None:
+    """Undo `put_aside` where a process ended before something whole had taken the place of what it took away."""
+    asides = [folder / REPLACING, folder / REPLACED]
+    if asides[1].is_dir() and (is_finished(folder) or whole_checkpoint(folder) is not None):
+        asides.pop()
+    for aside in asides:
+        for path in sorted(aside.glob("*"), key=lambda path: path.name == "config.json"):
+            os.replace(path, folder / path.name)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -191,7 +245,7 @@ def load_pretrained(load, name: str, has_config: bool = True, **kwargs):
             saved = whole_checkpoint(local)
             hint = f"; its last checkpoint is {saved}" if saved else ""
             raise FileNotFoundError(f"{name} holds no config.json{hint}")
-        damaged = next((path for path in sorted(local.glob("*.json")) if not _readable(path)), None)
+        damaged = next((path for path in sorted(local.glob("*.json")) if not readable(path)), None)
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged: it is not JSON")
         return _load(load, name, str(local), kwargs)
@@ -215,6 +269,22 @@ def _load(load, name: str, place: str, kwargs: dict):
         raise ValueError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
+def model_kind(name: str) -> tuple[str | None, bool]:
+    """A saved model's type, read as data, and whether it takes code of the model's own to load it.
+
+    Raises:
+        OSError: there is no such model. ValueError: its type is no name.
+    """
+    values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration of {name} is {str(values)[:60]}, but it must be an object")
+    kind = values.get("model_type")
+    if not isinstance(kind, str | None):
+        raise ValueError(f"the configuration of {name} has the `model_type` {kind!r}, but it must be a name")
+    known = kind == TokMatConfig.model_type or kind in CONFIG_MAPPING
+    return kind, bool(values.get("auto_map")) and not known
+
+
 def load_config(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrainedConfig:
     """The configuration of a saved model, read as data before anything is run.
 
@@ -226,11 +296,10 @@ def load_config(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrai
     Raises:
         OSError: there is no such model. ValueError: it needs code of its own, which is not trusted.
     """
-    values, _ = load_pretrained(PreTrainedConfig.get_config_dict, name)
-    kind = values.get("model_type")
+    kind, needs_code = model_kind(name)
     if kind == TokMatConfig.model_type:
         return load_pretrained(TokMatConfig.from_pretrained, name, **kwargs)
-    if values.get("auto_map") and kind not in CONFIG_MAPPING and not trust_remote_code:
+    if needs_code and not trust_remote_code:
         raise ValueError(
             f"{name}, of the model type {kind}, needs code of its own, which is not run unasked: read it, and pass "
             "--trust-remote-code if you trust it"
@@ -268,11 +337,10 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
         OSError: there is no such model. ValueError: it is of another kind.
     """
     name = in_the_box(name)
-    if (
-        "/" not in name and not Path(name).expanduser().is_dir()
-    ):  # the Hub has models without an owner, but none of ours
+    # The Hub has models without an owner, but none of ours.
+    if "/" not in name and not Path(name).expanduser().is_dir():
         raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
-    kind = load_pretrained(PreTrainedConfig.get_config_dict, name)[0].get("model_type")
+    kind, _ = model_kind(name)
     if kind != TokMatConfig.model_type:
         raise ValueError(f"{name} is a {kind} model, not a TokMat model")
     config = load_config(name, **kwargs)

@@ -8,7 +8,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -94,6 +94,49 @@ def attach(
 ) -> None:
     """Put a tail on the model that it was trained beside: the same text in fewer forward passes."""
     _run("attach", source, adapter, folder)
+
+
+@app.command()
+def card(
+    model: Annotated[Path, typer.Argument(help="Folder of a model, a tail adapter or a LoRA adapter.")],
+    repo_id: Annotated[str | None, typer.Option(help="Its name on the Hub, owner/name.")] = None,
+    results: Annotated[Path | None, typer.Option(help="results.json of tokmat evaluate.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Hub name of what it was made from.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Hub name of data it was trained on.")] = None,
+    language: Annotated[str | None, typer.Option(help='Of the text, such as "en".')] = None,
+    license: Annotated[str | None, typer.Option(help="Of the weights, such as apache-2.0.")] = None,
+    data_license: Annotated[str | None, typer.Option(help="Of what it was trained on.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Of the sample; the first evaluated prompt if not given.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where an adapter's base lies on this machine.")] = None,
+    sample: Annotated[bool, typer.Option(help="Run the loading snippet, and show what it writes.")] = True,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code of the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace README.md.")] = False,
+) -> None:
+    """Write the model card, README.md, of what lies in a folder and what was measured: `tokmat card MODEL`."""
+    known: dict[str, Any] = {
+        "repo_id": repo_id,
+        "base_model": base_model,
+        "datasets": dataset or [],
+        "language": language,
+    }
+    known |= {"license": license, "data_license": data_license, "results": results, "prompt": prompt}
+    _run(
+        "card", model, known | {"source": source, "sample": sample, "trust_remote_code": trust_remote_code}, overwrite
+    )
+
+
+@app.command()
+def push(
+    model: Annotated[Path, typer.Argument(help="Folder of a model, an adapter, a plugin or a Space.")],
+    repo_id: Annotated[str, typer.Argument(help="Where it goes on the Hub: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch, made if it does not exist.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go up; touch no network.")] = False,
+    max_file_gb: Annotated[float, typer.Option(help="Refuse larger files.", min=0)] = 50.0,
+) -> None:
+    """Put a model with its code, tokenizer, settings and card on the Hub: `tokmat push MODEL OWNER/NAME`."""
+    _run("push", model, repo_id, private, revision, create_pr, dry_run, max_file_gb)
 
 
 def _run(verb: str, *arguments, debug: bool = False) -> None:

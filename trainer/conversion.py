@@ -19,7 +19,15 @@ from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
 from modeling_tokmat.checks_tokmat import require
 from modeling_tokmat.generation_tokmat import SAMPLING_FLAGS
 
-from .checkpoints import is_finished, load_model, load_tokenizer, save_whole
+from .checkpoints import (
+    base_model,
+    is_finished,
+    load_config,
+    load_model,
+    load_tokenizer,
+    save_origin,
+    save_whole,
+)
 from .gguf import load_gguf
 from .recipes import SCRATCH, SOURCE_TAIL
 
@@ -185,6 +193,7 @@ def convert_folder(
     if gguf is not None:
         model, tokenizer = load_gguf(gguf)
     else:
+        TokMatConfig(backbone_config=load_config(source))  # what cannot be a backbone is not loaded at all
         model = load_model(source, dtype="auto").eval()
         tokenizer = load_tokenizer(source)
     fields = SCRATCH if geometry == "sphere" else {}
@@ -197,6 +206,7 @@ def convert_folder(
     def save(temporary):
         converted.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        save_origin(Path(temporary), base_model=base_model(source))
 
     found = agreement(model, converted, probe_rows(tokenizer, converted.config.max_position_embeddings))
     save_whole(save, folder)

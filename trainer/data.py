@@ -11,7 +11,6 @@ A corpus is a data set, map-style or streaming, with the column "text" and a doc
 
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -22,12 +21,12 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.exceptions import DatasetsError
-from pandas.errors import ParserError
 from pyarrow.lib import ArrowException
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from .builtin_corpus import builtin_documents
+from .tables import table_documents
 
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -36,7 +35,7 @@ _SOURCES = (
     '"builtin", a text file, a folder of .txt or .md files, a .json, .jsonl, .csv or .parquet file, '
     "a list of such paths, or the name of a Hub data set"
 )
-_TABLE_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_FORMATS = {".json": "table", ".jsonl": "table", ".csv": "table", ".parquet": "parquet"}
 _BATCH = 1000  # documents handled at a time
 
 _TEXT = Features({"text": Value("string")})
@@ -56,8 +55,9 @@ def load_documents(source, *, name=None, split="train", text_column="text", stre
 
     Raises:
         FileNotFoundError: `source` is a path that does not exist.
-        ValueError: a folder without text files, a text file that is not UTF-8, a missing text column, a corpus without
-            any text, or `name` / `split` for something that is not on the Hub.
+        ValueError: a folder without text files, a text file that is not UTF-8, a file whose rows cannot be read or are
+            no text (named with the line), a missing text column, a corpus without any text, or `name` / `split` for
+            something that is not on the Hub.
     """
     paths = source if isinstance(source, list | tuple) else [source]
     if not all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in paths):
@@ -77,44 +77,34 @@ def load_documents(source, *, name=None, split="train", text_column="text", stre
 
     files = [file for path in paths for file in _files(Path(path).expanduser(), source)]
     parts, kind = [], IterableDataset if streaming else Dataset
-    for form, group in itertools.groupby(files, key=lambda file: _TABLE_FORMATS.get(file.suffix.lower())):
-        if form is None:
-            # Size and time of change are in the arguments because `datasets` caches by them: an edited file is new.
-            stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in group]
-            if next(_text_file_documents(stats), None) is None:
-                raise ValueError(f"source={source!r} holds no document with text in {[path for path, *_ in stats]}.")
-            parts.append(kind.from_generator(_text_file_documents, gen_kwargs={"files": stats}, features=_TEXT))
-        else:
-            parts.append(_load_tables(form, list(map(str, group)), source, text_column, streaming))
+    for form, group in itertools.groupby(files, key=lambda file: _FORMATS.get(file.suffix.lower(), "text")):
+        # Size and time of change are in the arguments because `datasets` caches by them: an edited file is new.
+        stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in group]
+        if form == "parquet":
+            parts.append(_load_parquet([path for path, *_ in stats], source, text_column, streaming))
+            continue
+        make, arguments = _text_file_documents, {"files": stats}
+        if form == "table":
+            make, arguments = table_documents, arguments | {"text_column": text_column}
+        if next(make(**arguments), None) is None:
+            where = f"its column {text_column!r}" if form == "table" else [path for path, *_ in stats]
+            raise ValueError(f"source={source!r} holds no document with text in {where}.")
+        try:
+            parts.append(kind.from_generator(make, gen_kwargs=arguments, features=_TEXT))
+        except DatasetsError as error:  # which hides what is wrong with a later document
+            raise ValueError(str(error.__cause__ or error)) from error
     if not parts:
         raise ValueError(f"source={source!r} names no file; allowed: {_SOURCES}.")
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
-def _load_tables(form: str, paths: list[str], source, text_column: str, streaming: bool):
+def _load_parquet(paths: list[str], source, text_column: str, streaming: bool):
     try:
-        table = datasets.load_dataset(form, data_files=paths, split="train", streaming=streaming)
+        table = datasets.load_dataset("parquet", data_files=paths, split="train", streaming=streaming)
         return _text_only(table, source, text_column)
-    except (DatasetsError, ArrowException, ParserError, UnicodeDecodeError, StopIteration) as error:
-        where = next((found for path in paths if (found := _fault(form, path))), None)
+    except (DatasetsError, ArrowException, StopIteration) as error:
         cause = str(error if error.__cause__ is None else error.__cause__) or "it is empty"
-        raise ValueError(f"source={source!r} cannot be read: {where or f'{paths}: {cause}'}") from error
-
-
-def _fault(form: str, path: str) -> str | None:
-    """What is wrong in a JSON-lines file, and in which line; None where each line can be read, and of other files."""
-    if form != "json":
-        return None
-    with open(path, "rb") as file:
-        if form == "json" and file.read(1) == b"[":
-            return None  # one array, not lines
-        file.seek(0)
-        for number, line in enumerate(file, start=1):
-            try:
-                json.loads(line)
-            except ValueError as error:
-                return f"{path}, line {number}: {error}"
-    return None
+        raise ValueError(f"source={source!r} cannot be read: {paths}: {cause}") from error
 
 
 def _is_path(source) -> bool:
@@ -122,7 +112,7 @@ def _is_path(source) -> bool:
     if not isinstance(source, str) or os.path.exists(source):
         return True
     hub_name = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source)
-    return not hub_name or Path(source).suffix.lower() in {".txt", ".md", *_TABLE_FORMATS}
+    return not hub_name or Path(source).suffix.lower() in {".txt", ".md", *_FORMATS}
 
 
 def _files(path: Path, source) -> list[Path]:

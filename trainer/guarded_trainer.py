@@ -7,11 +7,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import CommitInfo, run_as_future
 from safetensors import SafetensorError
 from transformers import Trainer
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import HubStrategy, rotate_checkpoints
+from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
 
+from modeling_tokmat.checks_tokmat import require
+
+from . import hub
 from .checkpoints import SAVING, move_folder, remove_leftovers, whole_checkpoint
+
+logger = logging.get_logger(__name__)
 
 SHOWN_IDS = 8  # of a batch, in an error that tells which it was
 
@@ -23,13 +31,15 @@ class GuardedTrainer(Trainer):
     - a checkpoint is written beside its place and then moved there;
     - training stops at the first loss that is not finite: at once on a CPU, at the next logging step or save on
       accelerators and with several processes, where reading every loss would cost time;
-    - weights that are not finite are not saved.
+    - weights that are not finite are not saved;
+    - what is pushed to the Hub is what `tokmat push` would take: no pickle, no state of training.
 
     Attributes:
         make_room: called once, when the first whole checkpoint is about to take its place; see `replace`.
 
     Raises:
-        ValueError: the loss or the weights are not finite. OSError: a checkpoint cannot be written.
+        ValueError: the loss or the weights are not finite, or `hub_strategy` asks for checkpoints on the Hub.
+        OSError: a checkpoint cannot be written.
     """
 
     make_room: Callable[[], None] | None = None
@@ -49,10 +59,6 @@ class GuardedTrainer(Trainer):
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._beside is None else str(self._beside)
-
-    def _push_from_checkpoint(self, checkpoint_folder):
-        if self._beside is None:  # else it still has to move
-            super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial))
@@ -76,6 +82,7 @@ class GuardedTrainer(Trainer):
             self.replace()
             move_folder(written, place)
             remove_leftovers(folder)
+            self._finish_current_push()  # it may read a checkpoint that goes now
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder), self.args.save_total_limit, best, use_mtime=True)
         self.accelerator.wait_for_everyone()
@@ -93,6 +100,55 @@ class GuardedTrainer(Trainer):
                 f"are not saved; {self._last_good()}"
             )
         super().save_model(output_dir, _internal_call)
+
+    # -- the Hub ------------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token=None, private=None):
+        strategy = self.args.hub_strategy
+        allowed = '"end" or "every_save": checkpoints hold pickles, which are not pushed'
+        require(strategy in (HubStrategy.END, HubStrategy.EVERY_SAVE), "hub_strategy", strategy.value, allowed)
+        super().init_hf_repo(token, private)
+
+    def push_to_hub(
+        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs
+    ):
+        """As transformers' `push_to_hub`, with what `tokmat push` takes up, and its errors."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        return self.push_saved(commit_message, blocking, token, revision, **kwargs)
+
+    def push_saved(self, commit_message="End of training", blocking=True, token=None, revision=None, **kwargs):
+        """Push the output folder as it is; a card is made first if there is none."""
+        if not self.is_world_process_zero():
+            return None
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.create_model_card(**kwargs)
+        self._finish_current_push()
+        arguments = str(self.args.output_dir), commit_message, token, revision
+        return self._push(*arguments) if blocking else run_as_future(self._push, *arguments)
+
+    def _push(self, folder: str, commit_message, token=None, revision=None) -> CommitInfo:
+        return hub.push(
+            hub.prepare(Path(folder)),
+            str(self.hub_model_id),
+            revision=revision or self.args.hub_revision,
+            token=token or self.args.hub_token,
+            commit_message=commit_message,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        # The checkpoint itself, which holds code and tokenizer; transformers would copy a part of it to the output
+        # folder, where a finished model would seem to lie.
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        waits = busy and not self.args.hub_always_push
+        written = self._beside is None  # else it still has to move
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END and written and not waits:
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            message = f"Training in progress, step {self.state.global_step}"
+            job = run_as_future(self._push, checkpoint_folder, message)
+            job.add_done_callback(_tell_failure)
+            self.push_in_progress = PushInProgress([job, *(self.push_in_progress.jobs if busy else [])])
 
     # -- losses that are not finite -----------------------------------------------------------------------------------
 
@@ -133,3 +189,9 @@ class GuardedTrainer(Trainer):
 
 def _local(weight: torch.Tensor) -> torch.Tensor:
     return weight.to_local() if hasattr(weight, "to_local") else weight  # sharded by FSDP2
+
+
+def _tell_failure(job) -> None:
+    """Training goes on without a push that failed."""
+    if not job.cancelled() and job.exception() is not None:
+        logger.warning(str(job.exception()))

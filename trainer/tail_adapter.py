@@ -21,7 +21,16 @@ from modeling_tokmat.configuration_tokmat import tokmat_fields
 from modeling_tokmat.modeling_tokmat import ADDED_FOR_THE_TAIL
 from modeling_tokmat.settings_tokmat import SETTINGS
 
-from .checkpoints import is_finished, load_model, load_pretrained, load_tokenizer, save_whole
+from .checkpoints import (
+    base_model,
+    is_finished,
+    load_model,
+    load_pretrained,
+    load_tokenizer,
+    public_name,
+    save_origin,
+    save_whole,
+)
 from .conversion import Agreement, agreement, from_autoregressive, probe_rows
 
 WEIGHTS, CONFIG = "tail_adapter.safetensors", "tail_adapter_config.json"
@@ -72,8 +81,12 @@ def save_tail_adapter(
         raise ValueError("`model` has no tail adapters (tail_adapter_rank is 0), so there is nothing to save apart")
     fields = {name: getattr(model.config, name) for name in tokmat_fields() if name not in _OF_THE_SOURCE}
     settings = {name: getattr(model.generation_config, name) for name in SETTINGS}
-    source = Path(source).name if source and Path(source).is_dir() else source  # no path of this machine
-    values = {"source": source, "fingerprint": fingerprint(model), "config": fields, "generation": settings}
+    values = {
+        "source": source and public_name(source),
+        "fingerprint": fingerprint(model),
+        "config": fields,
+        "generation": settings,
+    }
     tensors = {name: weight.to(dtype).cpu().contiguous() for name, weight in tail_tensors(model).items()}
 
     def save(temporary):
@@ -164,6 +177,7 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
     def save(temporary):
         tokmat.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        save_origin(Path(temporary), base_model=base_model(source))
 
     save_whole(save, folder)
     return found

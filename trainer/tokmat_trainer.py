@@ -4,6 +4,7 @@
 import itertools
 import math
 from collections import defaultdict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,11 @@ from modeling_tokmat.maturation_tokmat import mix_seed
 from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 
 from .callbacks import SampleCallback
+from .cards import CardOptions, write_card
 from .data import count_tokens
 from .evaluation.look_ahead import tail_accuracy
 from .guarded_trainer import GuardedTrainer
+from .hub import has_card
 from .lora import TARGETS  # noqa: F401, with it PEFT has a default for TokMat
 from .training_args import TokMatTrainingArguments, refuse_other_losses
 
@@ -63,6 +66,14 @@ class TokMatTrainer(GuardedTrainer):
         """The `TokMatForContinuousLM` itself, out of DDP, FSDP and PEFT wrappers."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def create_model_card(self, language=None, license=None, dataset=None, **kwargs):
+        """A card of what is known in the output folder, where nobody wrote one."""
+        folder = Path(str(self.args.output_dir))
+        if self.is_world_process_zero() and not has_card(folder):
+            datasets = [dataset] if isinstance(dataset, str) else list(dataset or [])
+            known = {"repo_id": self.hub_model_id, "language": language, "license": license, "datasets": datasets}
+            write_card(folder, CardOptions(**known, sample=False))
 
     def train(self, *args, **kwargs):
         broken = [name for name, weight in self.model.named_parameters() if not bool(weight.isfinite().all())]

@@ -24,10 +24,14 @@ from . import data as corpus
 from .arguments import DataArguments, ModelArguments
 from .callbacks import CheckpointOnInterrupt
 from .checkpoints import (
+    base_model,
     find_checkpoint,
     load_tokenizer,
+    public_name,
     put_aside,
+    put_back,
     remove_leftovers,
+    save_origin,
     save_whole,
     tokmat_config,
 )
@@ -42,6 +46,9 @@ from .training_args import TokMatTrainingArguments
 
 TOKENIZER_DOCUMENTS = 100_000  # of a stream, for the tokenizer
 STREAMED_VALIDATION_ROWS = 256  # of a stream, held in memory
+# What a card tells of the arguments.
+TOLD = ("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type")
+TOLD += ("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "seed", "bf16", "fp16")
 # What the backbone, the tokenizer or the run itself decides.
 _NOT_GIVEN = {"backbone_config", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "tie_word_embeddings"}
 
@@ -198,6 +205,9 @@ def fit(plan: TrainingPlan) -> int:
     fields = recipe_of(plan) | plan.fields
     check_plan(plan, fields)
     folder, baseline = Path(str(args.output_dir)), start.objective == "ar"
+    with args.main_process_first(desc="looking at the output folder"):
+        if args.should_save:
+            put_back(folder)
     checkpoint = find_checkpoint(folder, args.resume_from_checkpoint, start.overwrite)
     args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     source = args.resume_from_checkpoint or start.model
@@ -249,7 +259,7 @@ def fit(plan: TrainingPlan) -> int:
 
     if baseline:
         model.config.use_cache = True
-    save_whole(trainer.save_model, folder, trainer.replace)
+    save_whole(functools.partial(trainer.save_model, _internal_call=True), folder, trainer.replace)
     if args.should_save:
         remove_leftovers(folder)
     if args.should_save and isinstance(trainer, TokMatTrainer) and fields.get("train") == "tail":
@@ -259,12 +269,34 @@ def fit(plan: TrainingPlan) -> int:
         metrics["eval_perplexity"] = math.exp(metrics["eval_loss"])
     if args.should_save:
         report(trainer, metrics, folder)
+        save_origin(folder, **origin_of(plan, args))
+    if args.push_to_hub:
+        trainer.push_saved()
     return 0
+
+
+def origin_of(plan: TrainingPlan, args: TokMatTrainingArguments) -> dict[str, Any]:
+    """What a model card tells of a run: its data and what it started from, by names that say nothing of this machine,
+    and its settings."""
+    data, start = plan.data, plan.model.model
+    sources = {
+        name: [*map(public_name, getattr(data, name) or [])] for name in ("data", "tail_data", "validation_data")
+    }
+    on_hub = [name for name in data.data if name != "builtin" and not Path(name).expanduser().exists()]
+    settings = {name: getattr(args, name) for name in TOLD}
+    settings = {name: value for name, value in settings.items() if value is not None and value is not False}
+    settings |= {"processes": args.world_size, "block_size": data.block_size}
+    started = {"model": start and public_name(start), "base_model": start and base_model(start)}
+    return {**sources, "datasets": on_hub, **started, "settings": settings}
 
 
 def replace_outputs(folder: Path, tokenizer) -> None:
     put_aside(folder)
-    save_whole(tokenizer.save_pretrained, folder)
+    try:
+        save_whole(tokenizer.save_pretrained, folder)
+    except OSError:
+        put_back(folder)
+        raise
 
 
 def recipe_of(plan: TrainingPlan) -> dict[str, Any]:

@@ -35,5 +35,7 @@ def test_the_wheel_imports_and_runs_in_a_clean_environment(tmp_path, story_file)
     run(scripts / "tokmat", "train", "--data", story_file, *small, env=environment)
     text = run(scripts / "tokmat", "generate", "model", "The fox", "--max-new-tokens", "4", env=environment)
     assert text.startswith("The fox")
+    run(scripts / "tokmat", "card", "model", "--prompt", "The fox", env=environment)  # the template is in the wheel
+    assert "It printed:" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     text = run(scripts / "tokmat", "generate", "stories", "Once upon a time", "--max-new-tokens", "4", env=environment)
     assert text.startswith("Once upon a time")  # the model in the box, from the wheel alone

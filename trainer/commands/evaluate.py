@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """`tokmat evaluate`: judge a model's text and tail beside people's and a baseline's."""
 
+import shlex
 from pathlib import Path
 
 from ..arguments import EvaluateArguments, OneLineParser, given_settings, maturation_flags
@@ -21,6 +22,8 @@ def run(arguments: list[str]) -> int:
     values = parser.parse(arguments)
     options, settings = parser.parse_dict(values, allow_extra_keys=True)
     evaluation = evaluate(values["models"], options, given_settings(settings))
+    shown = (Path(word).name if Path(word).is_absolute() else word for word in arguments)  # no path of this machine
+    evaluation.result["command"] = shlex.join(["tokmat", "evaluate", *shown])
     print_tables(evaluation.result)
     if options.output:
         save(evaluation, Path(options.output))

@@ -1,7 +1,6 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """One evaluation: text beside a same-size baseline's and people's, and what the tail knows."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from transformers import PreTrainedTokenizerBase
 
 from ..arguments import EvaluateArguments
-from ..checkpoints import check_folder, load_model, load_tokenizer, tokmat_config
+from ..checkpoints import check_folder, in_the_box, load_model, load_tokenizer, model_kind, tokmat_config
 from ..data import load_documents
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
@@ -49,12 +48,15 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
     tokmat_rows, baseline_rows = row_names("tokmat", models), row_names("ar", baselines)
     for name in models:
         tokmat_config(name)
+    if options.judge:
+        check_judge(options.judge, baselines)
+    loaded = {}  # by place: the judge may be a baseline
 
-    @functools.cache  # the judge may be a baseline
     def load(name):
-        trusted = options.trust_remote_code and name != options.judge
-        model = load_model(name, trusted).eval()
-        return model.to(torch.accelerator.current_accelerator() or "cpu")
+        if (place := spelt_once(name)) not in loaded:
+            model = load_model(name, options.trust_remote_code and not is_judge(name, options)).eval()
+            loaded[place] = model.to(torch.accelerator.current_accelerator() or "cpu")
+        return loaded[place]
 
     tokenizer = load_tokenizer(models[0])
     source = options.data[0] if len(options.data) == 1 else options.data
@@ -116,6 +118,28 @@ def check_options(options: EvaluateArguments) -> None:
         require_matplotlib()
 
 
+def check_judge(judge: str, baselines: list[str]) -> None:
+    """Raises:
+    ValueError: the judge needs code of its own. No figure may depend on code that came with a model.
+    """
+    if model_kind(judge)[1]:
+        too = " and is a --baseline too" if spelt_once(judge) in map(spelt_once, baselines) else ""
+        raise ValueError(
+            f"--judge {judge} needs code of its own{too}, but a judge is loaded without, whatever "
+            "--trust-remote-code says of baselines: choose another judge"
+        )
+
+
+def is_judge(name: str, options: EvaluateArguments) -> bool:
+    return options.judge is not None and spelt_once(name) == spelt_once(options.judge)
+
+
+def spelt_once(name: str) -> str:
+    """A folder's whole path, however it was written; a Hub name as it is."""
+    folder = Path(in_the_box(name)).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def with_mauve(options: EvaluateArguments) -> bool:
     return bool(options.mauve_continuations and options.judge)
 
@@ -123,7 +147,7 @@ def with_mauve(options: EvaluateArguments) -> bool:
 def described(models: list[str], options: EvaluateArguments, settings: dict, prompts: int) -> dict:
     """What was evaluated, and by which conventions."""
     baselines = options.baseline or []
-    notes = {NO_CONTRASTIVE: baselines, OWN_JUDGE: options.judge in baselines}
+    notes = {NO_CONTRASTIVE: baselines, OWN_JUDGE: any(is_judge(name, options) for name in baselines)}
     return {
         "model": base_name(models[0]),
         "models": [base_name(name) for name in models],
@@ -162,8 +186,9 @@ def row_names(kind: str, models: list[str]) -> dict[str, str]:
     """
     if len(models) < 2:
         return dict(zip([kind], models))
-    for model in models:
-        if models.count(model) > 1:
+    places = [spelt_once(model) for model in models]
+    for model, place in zip(models, places):
+        if places.count(place) > 1:
             raise ValueError(f"the model {model} is given twice")
     short = [base_name(model) for model in models]
     return {

@@ -21,7 +21,7 @@ COLUMNS = {
 def cell(row: dict, name: str) -> str:
     """A result of a row as text: "mean [low, high]" where it has an interval, "-" where it has none."""
     value, digits = row.get(name), 1 if name == "judge_perplexity" else 3
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):  # a list where it was read from a file
         mean, low, high = value
         halves = " (halves)" if (row.get("name"), name) == ("human", "mauve") else ""
         return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{halves}"
