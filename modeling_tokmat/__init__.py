@@ -1,6 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Token Maturation for transformers. Importing this package registers TokMat with the Auto classes."""
 
+from importlib.metadata import version
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .configuration_tokmat import TokMatConfig
@@ -22,3 +24,11 @@ __all__ = [
     "TokMatOutput",
     "TokMatPreTrainedModel",
 ]
+
+
+def __getattr__(name):
+    if (
+        name == "__version__"
+    ):  # of the distribution: only on demand, as the package also runs where it is not installed
+        return version("tokmat")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,6 +35,42 @@ def test_losses_and_noise_of_a_trainer_are_refused(make_model, tmp_path, fields,
         TokMatTrainer(make_model(), TokMatTrainingArguments(tmp_path, **COMMON, **fields), **given)
 
 
+@pytest.mark.parametrize("peft", [False, True])
+def test_label_smoothing_of_a_plain_trainer_evaluates_the_next_token(make_model, tmp_path, peft):
+    model = make_model()
+    ids = torch.tensor([row["input_ids"] for row in ROWS])
+    with torch.no_grad():
+        scores = model(ids).logits[:, :-1].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(scores, ids[:, 1:].flatten(), label_smoothing=0.1).item()
+    if peft:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    args = TrainingArguments(tmp_path, **COMMON, label_smoothing_factor=0.1)
+    plain = Trainer(model, args, data_collator=COLLATOR, eval_dataset=ROWS)
+    assert plain.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_function_of_the_caller_evaluates_what_the_model_says(make_model, tmp_path):
+    def share_of_hits(outputs, labels, num_items_in_batch=None):
+        return (outputs.logits[:, :-1].argmax(-1) == labels[:, 1:]).float().mean()
+
+    model, ids = make_model(), torch.tensor([row["input_ids"] for row in ROWS])
+    args = TrainingArguments(tmp_path, **COMMON)
+    plain = Trainer(model, args, data_collator=COLLATOR, eval_dataset=ROWS, compute_loss_func=share_of_hits)
+    with torch.no_grad():
+        expected = share_of_hits(model(ids), ids)
+    assert plain.evaluate()["eval_loss"] == pytest.approx(expected.item())
+
+
+def test_labels_that_another_process_has_shifted_are_refused(make_model):
+    """Sequence and context parallelism hand every process a part of each sequence, and targets that were shifted."""
+    ids = torch.arange(2, 22)[None]
+    for model in (make_model(), make_model().train()):
+        with pytest.raises(ValueError, match="`shift_labels` is 'given'"):
+            model(ids, labels=ids, shift_labels=ids.roll(-1, dims=1))
+
+
 def test_liger_is_refused_by_tokmat_trainer(make_model, tmp_path):
     args = TokMatTrainingArguments(tmp_path, **COMMON)
     args.use_liger_kernel = True

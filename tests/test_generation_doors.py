@@ -14,6 +14,9 @@ def test_a_prompt_that_is_padding_alone(make_model, tail_length):
     mask[1] = 0
     with pytest.raises(ValueError, match=r"`attention_mask` is '0 in all of the rows \[1\]'"):
         make_model().generate(IDS, attention_mask=mask, max_new_tokens=3, tail_length=tail_length)
+    padding = torch.tensor([[1], [1]])  # transformers takes it for padding
+    with pytest.raises(ValueError, match=r"`attention_mask` is '0 in all of the rows \[0, 1\]'.*pad_token_id"):
+        make_model().generate(padding, max_new_tokens=3, tail_length=tail_length)
 
 
 @pytest.mark.parametrize("name", ["negative_prompt_ids", "negative_prompt_attention_mask"])

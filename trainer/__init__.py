@@ -2,6 +2,7 @@
 """What makes TokMat checkpoints: data, collator, trainer, command line, live streamer."""
 
 from importlib import import_module
+from importlib.metadata import version
 
 _HOMES = {
     "MaturationStreamer": "streamers",
@@ -17,6 +18,8 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name):
     # On demand: `tokmat --help` need not wait for torch and datasets.
+    if name == "__version__":
+        return version("tokmat")
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
