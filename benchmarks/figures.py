@@ -166,6 +166,18 @@ def stories(new_tokens: int) -> list[list[str]]:
     return rows
 
 
+@table("stories-diary", "stories-diary")
+def stories_diary():
+    names = {"human": "people", "ar greedy": "twin, greedy", "tokmat (front)": "front", "tokmat (refined)": "refined"}
+    found = {row["name"]: row for row in load("stories-diary")["decoders"]}
+    measures = ("rep_2", "rep_3", "loop", "judge_perplexity")
+    rows = [["", *(MEASURES[measure] for measure in measures)]]
+    for name, title in names.items():
+        means = [found[name][measure][0] for measure in measures]
+        rows.append([title, *(f"{mean:.{2 if at > 1 else 3}f}" for at, mean in enumerate(means))])
+    return rows
+
+
 @table("stories-50", "stories-50")
 def stories_at_50():
     return stories(50)

@@ -54,6 +54,16 @@ def test_a_model_in_the_box_is_small_and_whole(name):
     assert load_model(name).dtype == torch.float32  # on any machine; the file holds bfloat16
 
 
+def test_its_code_is_the_package_s():
+    """`python benchmarks/ship.py FOLDER checkpoints/tokmat-stories` copies the code anew; a change of it needs that."""
+    copies = sorted(Path(in_the_box(STORIES)).glob("*_tokmat.py"))
+    assert [path.name for path in copies] == sorted(
+        path.name for path in (ROOT / "modeling_tokmat").glob("*_tokmat.py")
+    )
+    for path in copies:
+        assert path.read_bytes() == (ROOT / "modeling_tokmat" / path.name).read_bytes(), path.name
+
+
 def test_it_writes_what_it_wrote(stories):
     model, tokenizer = stories
     assert len(TEXTS) >= 3

@@ -90,6 +90,9 @@ class TailAdapters(nn.ModuleDict):
         rank: r, the inner size of each adapter.
     """
 
+    # Read by transformers when the model is made. Small, and on a CPU their products are faster in float32.
+    _keep_in_fp32_modules_strict = ["tail_adapters"]
+
     def __init__(self, backbone: nn.Module, rank: int):
         super().__init__()
         self.gate = TailGate()

@@ -16,7 +16,7 @@ from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
 from .inputs_tokmat import check_positions, check_range
 from .noise_tokmat import DecodingNoise
-from .requests_tokmat import check_objects, check_prompt, check_return_sequences, check_settings
+from .requests_tokmat import check_objects, check_prompt, check_return_sequences, check_rows, check_settings
 from .settings_tokmat import SETTINGS, MaturationSettings
 from .tail_tokmat import StableTail, Tail
 from .trace_tokmat import Record, Stream
@@ -259,6 +259,7 @@ class TokMatGenerationMixin(GenerationMixin):
         require(croppable, "past_key_values", type(cache).__name__, "a dynamic or static cache, to be rolled back")
         mask = torch.ones_like(positions) if mask is None else mask.to(self.device)
         mask = mask.bool().expand(len(vectors), -1)
+        check_rows(mask)  # transformers may have told padding from pad_token_id
         return Committed(
             input_ids.to(self.device),
             new_tokens,

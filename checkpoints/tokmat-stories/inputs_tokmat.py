@@ -3,11 +3,15 @@
 wait for the device, and a compiled or exported graph could not hold it."""
 
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from .checks_tokmat import INDICES, described, require
 
 logger = logging.get_logger(__name__)
+
+# By this name tools know a causal language model: transformers' Trainer then shifts labels before it smooths them.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["tokmat"] = "TokMatForContinuousLM"
 
 NORM_TOLERANCE = 0.005  # of committed vectors, in units of R: far above what rounding to bf16 does to a norm
 
@@ -18,13 +22,15 @@ def check_inputs(
     labels: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
     committed: bool,
+    others: dict,
     position_ids: torch.Tensor | None = None,
 ) -> None:
     """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that no token has.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
-            read as committed vectors. position_ids: (batch, length) or (1, length).
+            read as committed vectors. others: what is handed to the backbone. position_ids: (batch, length) or
+            (1, length).
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -32,6 +38,8 @@ def check_inputs(
     given = (input_ids is not None) + (inputs_embeds is not None)
     found = f"given with{'' if given else 'out'} inputs_embeds"
     require(given == 1, "input_ids", found, "the only one of the two")
+    whole = "left out: a tail needs the whole sequence, which sequence and context parallelism split"
+    require(others.get("shift_labels") is None, "shift_labels", "given", whole)
     tokens = inputs_embeds if input_ids is None else input_ids
     assert tokens is not None
     for name, ids in (("input_ids", input_ids), ("labels", labels)):

@@ -68,7 +68,6 @@ class TokMatPreTrainedModel(PreTrainedModel):
     model_tags = ["custom_code", "token-maturation", "arxiv:2601.04854"]  # of the card that `push_to_hub` makes
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _keep_in_fp32_modules_strict = ["tail_adapters"]  # small, and on a CPU their products are faster in float32
 
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
@@ -289,7 +288,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
         committed = maturity is None and conditions is None
-        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, position_ids)
+        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs, position_ids)
         if self.training and conditions is None:
             check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}

@@ -63,8 +63,14 @@ def check_mask(mask, batch: int, lengths: tuple[int, ...]) -> None:
     require(fits, "attention_mask", described(mask), allowed)
     real = mask == 1
     require(bool((real | (mask == 0)).all()), "attention_mask", "with other values", "0 in padding and 1 elsewhere")
-    empty = (~real.any(dim=1)).nonzero().flatten().tolist()
-    require(not empty, "attention_mask", f"0 in all of the rows {empty[:5]}", "1 somewhere in every row")
+    check_rows(real)
+
+
+def check_rows(mask: torch.Tensor) -> None:
+    """Raise a `ValueError` for a mask, (batch, length), with a row of padding alone."""
+    empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
+    allowed = "1 somewhere in every row (where it is not given, tokens that are pad_token_id have 0)"
+    require(not empty, "attention_mask", f"0 in all of the rows {empty[:5]}", allowed)
 
 
 def check_settings(asked, vocab_size: int) -> None:
