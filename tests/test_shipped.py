@@ -14,7 +14,7 @@ from trainer.checkpoints import AR_STORIES, STORIES, in_the_box, load_model, loa
 
 ROOT = Path(__file__).parents[1]
 MOST_MB = 16
-# Forty tokens, between whose likeliest and next logits there is more than 0.07 everywhere: no machine rounds that away.
+# Forty tokens, the likeliest logit of each more than 0.07 above the next: no machine rounds that away.
 TEXTS = {
     "Once upon a time": (
         ", there was a little girl named Lily. She loved to play with her toys and her friends. One"
@@ -55,7 +55,7 @@ def test_a_model_in_the_box_is_small_and_whole(name):
 
 
 def test_its_code_is_the_package_s():
-    """`python benchmarks/ship.py FOLDER checkpoints/tokmat-stories` copies the code anew; a change of it needs that."""
+    """After a change of the code: `cp modeling_tokmat/*_tokmat.py checkpoints/tokmat-stories`."""
     copies = sorted(Path(in_the_box(STORIES)).glob("*_tokmat.py"))
     assert [path.name for path in copies] == sorted(
         path.name for path in (ROOT / "modeling_tokmat").glob("*_tokmat.py")
