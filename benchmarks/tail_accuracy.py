@@ -47,7 +47,7 @@ def right_slots(model, answers, state: dict) -> dict[str, torch.Tensor]:
         targets = tails.at_place(F.pad(labels[:, 1:], (0, 1)).clamp(min=0))
         previous = tails.at_place(model.embed_tokens(ids))
         shape = config.parallel_tails, -1
-        whole = (loss_weights(labels, tails.documents, tails)[0] > 0).view(shape).all(dim=1)
+        whole = (loss_weights(labels, tails.documents, tails, config=model.config)[0] > 0).view(shape).all(dim=1)
         ways = {"raw": predicted, "successor": model.successor(predicted, previous, vocabulary.radius)}
         for name, vectors in ways.items():
             found[name].append((vocabulary.nearest(vectors) == targets)[0].view(shape)[whole])
