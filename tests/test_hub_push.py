@@ -174,6 +174,7 @@ def test_what_was_pushed_loads_by_its_name_at_a_pinned_revision(server, pushed, 
     assert out.endswith("ok\n") and "me/private" in out
 
 
+@pytest.mark.slow
 def test_a_tail_adapter_is_attached_by_its_name(server, pushed, models, tmp_path):
     _, client = server
     client.tokmat('ok("attach", sys.argv[2], "me/tail", sys.argv[3])', models[2], tmp_path / "attached", token=None)
@@ -184,6 +185,7 @@ def test_a_tail_adapter_is_attached_by_its_name(server, pushed, models, tmp_path
     assert torch.equal(*texts)
 
 
+@pytest.mark.slow
 def test_a_push_that_fails_says_why_and_can_be_repeated(server, models, tmp_path):
     hub, client = server
     model = TokMatForContinuousLM.from_pretrained(models[1])
@@ -226,6 +228,7 @@ def test_a_push_that_fails_says_why_and_can_be_repeated(server, models, tmp_path
     assert "model.safetensors.index.json" not in hub.files("me/second")
 
 
+@pytest.mark.slow
 def test_push_to_hub_and_trainers_carry_code_and_card(server, models, story_file):
     hub, client = server
     client.tokmat(

@@ -118,7 +118,8 @@ def test_every_picture_of_docs_is_shown():
         for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
         for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
     }
-    assert {path.resolve() for path in (ROOT / "docs").rglob("*.png")} == shown
+    pictures = [path for kind in ("png", "gif") for path in (ROOT / "docs").rglob(f"*.{kind}")]
+    assert {path.resolve() for path in pictures} == shown
 
 
 def test_checks_before_a_commit_and_on_a_server_are_those_of_make():

@@ -21,6 +21,7 @@ COLLATOR = TokMatDataCollator(pad_token_id=1)
 # Where a training step may read what is on the device, and how often per micro-batch.
 ALLOWED_READS = {
     ("modeling_tokmat/inputs_tokmat.py", "check_ids"): 4,  # two numbers of ids and labels, on the CPU alone
+    ("modeling_tokmat/inputs_tokmat.py", "check_range"): 2,  # two of positions, on the CPU alone
     ("trainer/guarded_trainer.py", "_anywhere"): 1,  # whether the loss is finite, on the CPU alone
 }
 
