@@ -21,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 def small_box(models, tmp_path, monkeypatch):
     """Tiny models of one tokenizer under the names of those in the box."""
     baseline = checkpoints.load_model(models[2])
-    tokmat = from_autoregressive(baseline, tail_adapter_rank=2, successor_head=True, max_tail_length=4)
+    tail = recipes.SOURCE_TAIL | {"tail_adapter_rank": 2, "parallel_tails": 3}
+    tokmat = from_autoregressive(baseline, **tail)
     tokmat.save_pretrained(tmp_path / "tokmat")
     checkpoints.load_tokenizer(models[2]).save_pretrained(tmp_path / "tokmat")
     box = {checkpoints.STORIES: str(tmp_path / "tokmat"), checkpoints.AR_STORIES: models[2]}

@@ -67,7 +67,11 @@ STORY_PROMPTS = (
 )
 STORY_NEW_TOKENS = 120
 DEMO: dict[str, Any] = {
-    "train": "all",
+    "train": "all",  # what it writes, without tails: they draft as they did, and what is wrong is not committed
+    "parallel_tails": 0,
+    "maturation": "simulated",
+    "clean_probability": 1.0,
+    "regression_weight": 0.0,
     "block_size": 256,
     "per_device_train_batch_size": 8,
     "learning_rate": 5e-4,
