@@ -112,16 +112,19 @@ DECODERS = {
 }
 
 
+def with_interval(measure: str, values) -> str:
+    """A mean and the ends of its interval, with the digits that the measure is worth."""
+    digits = 2 if measure in ("loop", "judge_perplexity", "mauve") else 3
+    mean, low, high = (f"{float(value):.{digits}f}" for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
 def repetition(new_tokens: str, names: list[str]) -> list[list[str]]:
     found = {row["decoder"]: row for row in study("repetition") if row["new_tokens"] == new_tokens}
     rows = [["", *MEASURES.values()]]
     for name in names:
-        cells = []
-        for measure in MEASURES:
-            digits = 2 if measure in ("loop", "judge_perplexity") else 3
-            ends = (float(found[name][f"{measure}{end}"]) for end in ("", "_low", "_high"))
-            mean, low, high = (f"{value:.{digits}f}" for value in ends)
-            cells.append(f"{mean} [{low}, {high}]")
+        row, ends = found[name], ("", "_low", "_high")
+        cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in MEASURES]
         rows.append([DECODERS[name], *cells])
     return rows
 
@@ -157,12 +160,7 @@ def stories(new_tokens: int) -> list[list[str]]:
     measures = MEASURES | ({"mauve": "MAUVE"} if "mauve" in found["human"] else {})
     rows = [["", *measures.values()]]
     for name, title in STORIES.items():
-        cells = []
-        for measure in measures:
-            digits = 2 if measure in ("loop", "judge_perplexity", "mauve") else 3
-            mean, low, high = (f"{value:.{digits}f}" for value in found[name][measure])
-            cells.append(f"{mean} [{low}, {high}]")
-        rows.append([title, *cells])
+        rows.append([title, *(with_interval(measure, found[name][measure]) for measure in measures)])
     return rows
 
 
@@ -192,7 +190,7 @@ def stories_at_200():
 def stories_tail():
     (found,) = (row["look_ahead"] for row in load("stories-50")["decoders"] if "look_ahead" in row)
     slots = {f"slot {slot}": found[f"tail_acc_{slot}"] for slot in range(2, 6)}
-    cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in slots.values()]
+    cells = [with_interval(slot, values) for slot, values in slots.items()]
     same = "yes" if found["verified_same_text"] else "no"
     heads = [*slots, "verified: tokens per forward", "speed over K = 1", "text of K = 1"]
     return [heads, [*cells, f"{found['verified_tokens_per_forward']:.2f}", f"{found['verified_speed']:.2f}", same]]

@@ -1,5 +1,5 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""Runs a `tokmat evaluate` and keeps what it found for docs/, with the command and the machine.
+"""Runs a `tokmat evaluate` and keeps what it found for docs/, command included, with the machine.
 
     python benchmarks/keep.py docs/results/stories-50.json \
         tokmat evaluate stories --baseline ar-stories --judge judge --data tinystories-valid.txt --output evaluation-50
@@ -9,7 +9,6 @@ Run it where the models and texts lie, so that the command names no path of this
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ def main() -> int:
     if code:
         return code
     result = json.loads((Path(command[command.index("--output") + 1]) / "results.json").read_text(encoding="utf-8"))
-    result = {"command": shlex.join(command), "machine": machine_facts()} | result
+    result |= {"machine": machine_facts()}
     kept.with_suffix(".tmp").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(kept.with_suffix(".tmp"), kept)
     print(f"Kept in {kept}.")

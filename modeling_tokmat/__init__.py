@@ -27,8 +27,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    if (
-        name == "__version__"
-    ):  # of the distribution: only on demand, as the package also runs where it is not installed
+    # Only on demand: the package also runs where its distribution is not installed.
+    if name == "__version__":
         return version("tokmat")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

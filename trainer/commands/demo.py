@@ -60,7 +60,7 @@ def stories() -> None:
     tokmat, twin = load_model(STORIES).eval(), load_model(AR_STORIES).eval()
     tokenizer = load_tokenizer(STORIES)
     new_tokens = {"max_new_tokens": recipes.STORY_NEW_TOKENS}
-    commits, written, passes = [], 0, 0.0
+    ours, theirs, written, passes = [], [], 0, 0.0
     for prompt in recipes.STORY_PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         console.print(Text(f"\nTokMat, {tokmat.num_parameters() / 1e6:.1f}M parameters, argmax", "bold green"))
@@ -73,12 +73,11 @@ def stories() -> None:
         )
         greedy = twin.generate(**inputs, **new_tokens, do_sample=False)
         console.print(marked(tokenizer, greedy[0], sys.stdout.isatty()))
-        commits.append((output.sequences[0], greedy[0]))
+        ours.append(output.sequences[0])
+        theirs.append(greedy[0])
 
-    shares = [repeated_share([pair[which] for pair in commits]) for which in (0, 1)]
-    console.print(
-        f"\nin phrases of three tokens that were there before: TokMat {shares[0]:.0%}, greedy {shares[1]:.0%}"
-    )
+    shares = f"TokMat {repeated_share(ours):.0%}, greedy {repeated_share(theirs):.0%}"
+    console.print(f"\nin phrases of three tokens that were there before: {shares}")
     speeds = timed(tokmat, twin, inputs, new_tokens)
     console.print(
         f"tokens per forward pass: TokMat {written / passes:.2f}, greedy 1; tokens per second, in turn, median of "
