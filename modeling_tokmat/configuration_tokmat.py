@@ -101,9 +101,9 @@ class TokMatConfig(PreTrainedConfig):
             How many positions back `context_negatives` reach; 0 is the whole document.
         context_ngram (`int`, *optional*, defaults to 1):
             n: only ids that would complete an n-gram which the document holds already; 1 is every earlier id.
-        unlikelihood (`float`, *optional*, defaults to 0.0):
-            Weight of -log(1 - p) in rows of the model's own text (`tail_only`), p that of all ids which repeat an
-            n-gram (`context_ngram`): unlikelihood training where the model loops. 0: these rows train tails alone.
+        phrase_penalty (`float`, *optional*, defaults to 0.0):
+            Rows of the model's own text (`tail_only`) follow a frozen `reference` from which this is taken: nats off
+            what completes a bigram of the row, twice as many a trigram, four times from there on. 0: tails alone.
         maturation (`str`, *optional*, defaults to `"simulated"`):
             What the tails of training hold: the true future (`"simulated"`, 4.1), or what decoding steps from fresh
             embryos leave there (`"rollout"`, parallel tails only).
@@ -162,7 +162,7 @@ class TokMatConfig(PreTrainedConfig):
     context_negatives: float = 0.0
     context_window: int = 0
     context_ngram: int = 1
-    unlikelihood: float = 0.0
+    phrase_penalty: float = 0.0
     maturation: str = "simulated"
     rollout_passes: int = 2
     rollout_jump: int = 0
@@ -248,10 +248,10 @@ class TokMatConfig(PreTrainedConfig):
         measure = "a number in [1e-9, 1e9]"  # within what float32 can square and divide by
         check("embedding_radius", lambda value: value is None or is_number(value, 1e-9, 1e9), f"None or {measure}")
         check("logit_scale", lambda value: is_number(value, 1e-9, 1e9), measure)
-        for name in ("regression_weight", "contrastive_weight", "context_negatives", "unlikelihood", "embryo_norm"):
+        for name in ("regression_weight", "contrastive_weight", "context_negatives", "phrase_penalty", "embryo_norm"):
             check(name, lambda value: is_number(value, 0, STRONGEST), f"a number of at least 0, at most {STRONGEST:g}")
         check("unigram_exponent", lambda value: is_number(value, 0, 4), "a number of at least 0, at most 4")
-        sources = ("all",) if self.unlikelihood else NEGATIVES
+        sources = ("all",) if self.phrase_penalty else NEGATIVES
         check("negatives", lambda value: value in sources, f"one of {', '.join(sources)}")
         for name, low, high in INTEGERS:
             allowed = f"an integer of at least {low}, at most {high}"

@@ -10,7 +10,15 @@ from transformers import DynamicCache
 
 from .checks_tokmat import require
 from .conditioning_tokmat import Conditions
-from .losses_tokmat import ContextNegatives, document_index, info_nce, regression, unlikelihood
+from .losses_tokmat import (
+    ContextNegatives,
+    Reference,
+    divergence_from_reference,
+    document_index,
+    info_nce,
+    phrases,
+    regression,
+)
 from .maturation_tokmat import corrupt
 from .tails_tokmat import SimulatedTails, draw_tails
 
@@ -32,7 +40,9 @@ class Lesson:
         weights: w of the loss, 0 where nothing is asked.
         negative_ids, negative_keys: the sampled negatives, (n,), and their keys, (n, d); None for "all".
         context: the past as negatives, or None.
-        repeats: what would repeat the past, and `unlearn`: where that is unlearnt, (batch, line), bool; or None.
+        reference: what a frozen model predicts in rows of own text, or None; queries (batch, line, d).
+        repeats: the phrases that it is taught without, or None.
+        own: where the reference is followed, instead of the text, (batch, line), bool; or None.
     """
 
     vectors: torch.Tensor
@@ -48,8 +58,9 @@ class Lesson:
     negative_ids: torch.Tensor | None
     negative_keys: torch.Tensor | None
     context: ContextNegatives | None
-    repeats: ContextNegatives | None
-    unlearn: torch.Tensor | None
+    reference: Reference | None
+    repeats: list[ContextNegatives] | None
+    own: torch.Tensor | None
 
 
 def make_lesson(
@@ -62,6 +73,7 @@ def make_lesson(
     tails: SimulatedTails | None,
     negative_ids: torch.Tensor | None,
     tail_only: torch.Tensor | None,
+    reference: Reference | None,
     inputs: dict,
 ) -> Lesson:
     """What a forward with `labels` shows; its arguments are `forward`'s.
@@ -77,17 +89,20 @@ def make_lesson(
     assert content is not None  # `forward` has seen to it that one of the two is given
     at_place = (lambda values: values) if tails is None else tails.at_place
 
-    context = unlearn = None
-    if config.unlikelihood > 0 and tail_only is not None and tails is not None:
-        unlearn = tail_only.to(labels.device)[:, None] & (tails.slot == 0)
-    if config.context_negatives > 0 or unlearn is not None:
-        ids = labels.clamp(min=0) if input_ids is None else input_ids
+    context = repeats = own = None
+    ids = labels.clamp(min=0) if input_ids is None else input_ids
+    places = None if tails is None else tails.place
+    if config.context_negatives > 0:
         keys = None if negative_ids is None else F.normalize(content, dim=-1)
-        places = None if tails is None else tails.place
         window, weight, ngram = config.context_window, config.context_negatives, config.context_ngram
         context = ContextNegatives(ids, documents, window, weight, keys, places, ngram)
-    repeats = None if unlearn is None else context
-    context = context if config.context_negatives > 0 else None
+    if config.phrase_penalty > 0 and tail_only is not None and tails is not None:
+        allowed = "what a frozen model predicts in rows of tail_only (TokMatTrainer(reference=model) does it)"
+        require(reference is not None, "reference", None, f"given where phrase_penalty is above 0: {allowed}")
+        own = tail_only[:, None] & (tails.slot == 0)
+        repeats = phrases(ids, documents, config.phrase_penalty, places)
+        queries = torch.zeros_like(content).index_put((tail_only,), reference.queries.to(content.dtype))
+        reference = reference._replace(queries=at_place(queries))
 
     weights = loss_weights(labels, documents, tails, tail_only, config)
     if tails is None:
@@ -110,8 +125,9 @@ def make_lesson(
         negative_ids=negative_ids,
         negative_keys=negative_keys,
         context=context,
+        reference=reference,
         repeats=repeats,
-        unlearn=unlearn,
+        own=own,
     )
 
 
@@ -138,9 +154,12 @@ def lesson_losses(model, lesson: Lesson, predicted: torch.Tensor, total: torch.T
             context=lesson.context,
             bias=vocabulary.bias,
         )
-        if lesson.repeats is not None:
-            unlike = unlikelihood(queries, keys, vocabulary.scale, lesson.repeats, vocabulary.bias)
-            losses = torch.where(lesson.unlearn, unlike, losses)
+        if lesson.reference is not None:
+            rows = lesson.own.any(dim=1).nonzero()[:, 0]
+            followed = divergence_from_reference(
+                queries, keys, vocabulary.scale, rows, lesson.reference, lesson.repeats, vocabulary.bias
+            )
+            losses = torch.where(lesson.own, torch.zeros_like(losses).index_put((rows,), followed), losses)
         return (losses * lesson.weights).sum() / total
 
     parts = {"contrastive_loss": contrast(predicted)}
@@ -178,7 +197,7 @@ def loss_weights(labels, documents, tails=None, tail_only=None, config=None) -> 
 
     Args:
         labels, documents: shape (batch, length). tails: the simulated tails; None for committed positions alone.
-        tail_only: rows whose committed positions weigh `unlikelihood`, shape (batch,), bool.
+        tail_only: rows whose committed positions weigh nothing, unless there is a `phrase_penalty`; (batch,), bool.
         config: with `tails`, a `TokMatConfig`.
 
     Returns:
@@ -192,7 +211,7 @@ def loss_weights(labels, documents, tails=None, tail_only=None, config=None) -> 
     weights = torch.where(tails.slot > 0, tails.maturity.clamp(min=config.tail_weight_floor), 1.0)
     if tail_only is not None:
         own = tail_only.to(weights.device)[:, None] & (tails.slot == 0)
-        weights = torch.where(own, config.unlikelihood, weights)
+        weights = torch.where(own, float(config.phrase_penalty > 0), weights)
     return weights * tails.used() * tails.at_place(predictable)
 
 

@@ -113,7 +113,7 @@ FLOATS = (
     "alpha_max",
 )
 FLOATS += (
-    "unlikelihood",
+    "phrase_penalty",
     "context_negatives",
     "tail_weight_floor",
     "clean_probability",

@@ -13,7 +13,6 @@ from modeling_tokmat.losses_tokmat import (
     draw_negatives,
     info_nce,
     regression,
-    unlikelihood,
 )
 
 V, D, SCALE = 23, 8, 20.0
@@ -104,25 +103,6 @@ def test_ngrams_of_the_past_as_negatives_equal_their_definition(batch, sampled, 
     expected = naive(batch, negative_ids, 1.5, window, ngram)
     torch.testing.assert_close(chunked(batch, negative_ids, 1.5, window, ngram=ngram), expected)
     assert any(past_of(batch, row, t, window, ngram) for row in range(3) for t in range(14))
-
-
-@pytest.mark.parametrize("ngram", [1, 2, 3])
-def test_unlikelihood_equals_its_definition_and_pushes_repeats_down(batch, ngram):
-    ids = batch["ids"] = batch["ids"] % 2
-    bias = torch.linspace(-1, 1, V, dtype=torch.float64)
-    queries = F.normalize(batch["predicted"], dim=-1).requires_grad_()
-    repeats = ContextNegatives(ids, batch["documents"], 0, 0.0, ngram=ngram)
-    found = unlikelihood(queries, batch["table"], SCALE, repeats, bias)
-    nobody, expected = {"targets": torch.full_like(batch["targets"], -1)}, torch.zeros_like(found)
-    probabilities = (SCALE * queries @ batch["table"].T + bias).softmax(-1)
-    for row in range(3):
-        for t in range(14):
-            past = sorted(past_of(batch | nobody, row, t, 0, ngram))
-            expected[row, t] = -torch.log(1 - probabilities[row, t, past].sum())
-    torch.testing.assert_close(found, expected)
-    assert found.max() > 0
-    found.sum().backward()
-    assert queries.grad is not None and queries.grad.abs().max() > 0
 
 
 def test_context_negatives_of_zero_nats_change_nothing_with_all(batch):

@@ -136,6 +136,9 @@ class ModelArguments:
         "maturation",
     )
     model: str | None = argument("go on training this model: a folder or a Hub name")
+    reference: str | None = argument(
+        "a frozen model that rows of --tail-data follow, without what it repeats (--phrase-penalty)"
+    )
     backbone: str | None = argument(
         f"architecture of a new model: {', '.join(PRESETS)}, or a JSON file (or its folder) with a backbone's or a "
         'whole TokMat configuration (default: "small")'

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils.data import IterableDataset
 
 from modeling_tokmat.checks_tokmat import require
-from modeling_tokmat.losses_tokmat import document_index, info_nce
+from modeling_tokmat.losses_tokmat import Reference, document_index, info_nce
 from modeling_tokmat.maturation_tokmat import mix_seed
 from modeling_tokmat.training_tokmat import loss_weights, simulate_tails
 
@@ -44,17 +44,27 @@ class TokMatTrainer(GuardedTrainer):
       the implied distribution, exact over the vocabulary whatever the negatives, and `eval_tail_acc_k` of front
       commits (see `trainer.evaluation.look_ahead.tail_accuracy`; not of streams, nor of sharded models).
 
+    Args:
+        reference: a frozen `TokMatForContinuousLM`, which rows of own text follow, without what it repeats
+            (`TokMatConfig.phrase_penalty`).
+
     Raises:
-        ValueError: for weights that are not finite, before any step, and for a loss that is not.
+        ValueError: for weights that are not finite, before any step, and for a loss that is not; for a reference of
+            another vocabulary.
     """
 
     args: TokMatTrainingArguments
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model=None, args: TokMatTrainingArguments | None = None, **kwargs):
+    def __init__(self, model=None, args: TokMatTrainingArguments | None = None, reference=None, **kwargs):
         args = TokMatTrainingArguments(output_dir="tokmat-output") if args is None else args
         refuse_other_losses(args, kwargs.get("compute_loss_func"))
         super().__init__(model=model, args=args, **kwargs)
+        self.reference = reference
+        if reference is not None:
+            own, size = self.tokmat.config.vocab_size, reference.config.vocab_size
+            require(own == size, "reference", f"a model of {size:,} tokens", f"one of the model's {own:,}")
+            self.reference = reference.to(self.args.device).eval().requires_grad_(False)
         self.model_accepts_loss_kwargs = True  # `compute_loss` below normalises by num_items_in_batch
         self._sums = defaultdict(float)
         self._eval_sums = defaultdict(float)
@@ -115,7 +125,22 @@ class TokMatTrainer(GuardedTrainer):
             total = self.accelerator.gather(total).sum()
         return batches, total.clamp(min=1e-6)
 
+    @torch.no_grad()
+    def _of_the_reference(self, inputs) -> Reference:
+        """What the reference predicts in the rows of own text."""
+        own = inputs["tail_only"]
+        names = ("input_ids", "attention_mask", "position_ids")
+        given = {name: inputs[name][own] for name in names if inputs.get(name) is not None}
+        nothing = torch.empty(0, dtype=torch.long, device=own.device)
+        predicted = self.reference(**given, use_cache=False, logits_to_keep=nothing).predicted_embeds
+        vocabulary = self.reference.vocabulary()
+        return Reference(
+            vocabulary.queries(predicted), vocabulary.keys(predicted.dtype), vocabulary.scale, vocabulary.bias
+        )
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.reference is not None and inputs.get("tail_only") is not None:
+            inputs = inputs | {"reference": self._of_the_reference(inputs)}
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:

@@ -26,6 +26,7 @@ from .callbacks import CheckpointOnInterrupt
 from .checkpoints import (
     base_model,
     find_checkpoint,
+    load_model,
     load_tokenizer,
     public_name,
     put_aside,
@@ -230,6 +231,7 @@ def fit(plan: TrainingPlan) -> int:
         raise ValueError(f"--block-size {data.block_size} is more than the model's {limit} positions")
 
     interrupt = CheckpointOnInterrupt()
+    followed = {"reference": load_model(start.reference)} if start.reference else {}
     trainer = (GuardedTrainer if baseline else TokMatTrainer)(
         model,
         args,
@@ -238,6 +240,7 @@ def fit(plan: TrainingPlan) -> int:
         processing_class=tokenizer,
         data_collator=TokMatDataCollator(tokenizer),
         callbacks=[interrupt],
+        **followed,
     )
     if args.should_save:
         remove_leftovers(folder)
@@ -287,6 +290,7 @@ def origin_of(plan: TrainingPlan, args: TokMatTrainingArguments) -> dict[str, An
     settings = {name: value for name, value in settings.items() if value is not None and value is not False}
     settings |= {"processes": args.world_size, "block_size": data.block_size}
     started = {"model": start and public_name(start), "base_model": start and base_model(start)}
+    started |= {"reference": public_name(plan.model.reference)} if plan.model.reference else {}
     return {**sources, "datasets": on_hub, **started, "settings": settings}
 
 
@@ -327,6 +331,9 @@ def check_plan(plan: TrainingPlan, fields: dict) -> None:
         raise ValueError("--model goes on with a saved model and --backbone makes a new one: give one of them")
     if start.objective == "ar" and data.tail_data:
         raise ValueError("--objective ar has no tails, so --tail-data means nothing")
+    follows = bool(start.reference), bool(data.tail_data and fields.get("phrase_penalty"))
+    if follows[0] != follows[1]:
+        raise ValueError("--reference, --phrase-penalty and --tail-data belong together: rows of own text follow it")
     if start.objective == "ar" and fields:
         raise ValueError(
             f"--objective ar has no maturation, so --{next(iter(fields)).replace('_', '-')} means nothing"

@@ -28,7 +28,7 @@ SAMPLING_FLAGS = ("do_sample", "temperature", "top_k", "top_p", "top_h", "min_p"
 SAMPLING_FLAGS += ("epsilon_cutoff", "eta_cutoff")
 TAILS = {"front": Tail, "stable": StableTail, "verified": VerifiedTail}
 TRAINING_INPUTS = ("maturity", "labels", "maturation_seeds", "negative_ids", "num_items_in_batch", "tails")
-TRAINING_INPUTS += ("tail_only", "conditions")
+TRAINING_INPUTS += ("tail_only", "reference", "conditions")
 
 
 @dataclass

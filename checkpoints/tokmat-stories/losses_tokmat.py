@@ -2,6 +2,7 @@
 """The training loss: regression + InfoNCE, weighted by maturity (paper 4.1, Eq. 6 to 8), chunked over positions."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -181,33 +182,60 @@ def info_nce(
     return torch.cat(losses)
 
 
-def unlikelihood(
+class Reference(NamedTuple):
+    """What a frozen model predicts: its queries, (batch, length, d), and the keys (V, d), scale and bias that score
+    them."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    scale: float
+    bias: torch.Tensor | None = None
+
+
+def phrases(ids: torch.Tensor, documents: torch.Tensor, penalty: float, places=None) -> list[ContextNegatives]:
+    """What completes a phrase that the document holds already, with the nats it loses: `penalty` for a bigram, twice
+    that for a trigram, four times for four tokens and more. Arguments as for `ContextNegatives`; each of the list
+    adds to those before it."""
+    growth = ((2, penalty), (3, penalty), (4, 2 * penalty))
+    return [ContextNegatives(ids, documents, 0, weight, places=places, ngram=length) for length, weight in growth]
+
+
+def divergence_from_reference(
     queries: torch.Tensor,
     keys: torch.Tensor,
     scale: float,
-    repeats: ContextNegatives,
+    rows: torch.Tensor,
+    reference: Reference,
+    repeats: list[ContextNegatives],
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """-log(1 - p) per position, p the probability of all ids that repeat the past (Welleck et al. 2020, section 5.2,
-    for the whole set at once), shape (batch, length), float32.
+    """KL(q || p) per position of the given rows, shape (rows, length), float32: p is what the queries say, q what the
+    reference says, the repeated phrases taken down by their weight.
 
-    Args: as for `info_nce`; `repeats` says which ids.
+    Args: as for `info_nce`; `repeats` as `phrases` gives them.
     """
     dtype = torch.promote_types(queries.dtype, torch.float32)
 
-    def row(queries, keys, bias, number: int):
+    def scored(queries, keys, scale, bias):
         scores = F.linear(scale * queries, keys.to(queries.dtype)).to(dtype)
-        scores = scores if bias is None else scores + bias.to(dtype)
-        rows = slice(number, number + 1)
-        present = repeats.present(rows, slice(None), None)[0]
-        ids = repeats.ids[rows].expand(present.shape)
-        repeated = torch.zeros_like(scores).scatter_add(-1, ids, present.to(dtype)) > 0
-        return scores.logsumexp(-1) - scores.masked_fill(repeated, -torch.inf).logsumexp(-1)
+        return scores if bias is None else scores + bias.to(dtype)
 
-    parts = []
-    for number, vectors in enumerate(queries):
-        parts.append(checkpoint(row, vectors, keys, bias, number, use_reentrant=False, preserve_rng_state=False))
-    return torch.stack(parts)
+    def row(queries, keys, bias, number: int):
+        with torch.no_grad():
+            wanted = scored(reference.queries[number], reference.keys, reference.scale, reference.bias)
+            for phrase in repeats:
+                present = phrase.present(slice(number, number + 1), slice(None), None)[0]
+                ids = phrase.ids[number].expand(present.shape)
+                wanted.scatter_add_(-1, ids, -phrase.weight * present.to(dtype))
+            wanted = wanted.log_softmax(-1)
+        found = scored(queries, keys, scale, bias).log_softmax(-1)
+        return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+
+    parts = [
+        checkpoint(row, queries[number], keys, bias, number, use_reentrant=False, preserve_rng_state=False)
+        for number in rows.tolist()
+    ]
+    return torch.stack(parts) if parts else queries.new_zeros(0, queries.shape[1], dtype=dtype)
 
 
 def regression(predicted: torch.Tensor, targets: torch.Tensor, radius: float) -> torch.Tensor:

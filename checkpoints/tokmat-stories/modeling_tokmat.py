@@ -20,7 +20,7 @@ from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
 from .inputs_tokmat import check_inputs, check_own_forward, check_training
 from .loading_tokmat import require_settings, require_whole
-from .losses_tokmat import draw_negatives
+from .losses_tokmat import Reference, draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
 from .settings_tokmat import default_generation_config
 from .tails_tokmat import SimulatedTails
@@ -256,6 +256,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         maturation_seeds: torch.LongTensor | None = None,
         negative_ids: torch.LongTensor | None = None,
         tail_only: torch.BoolTensor | None = None,
+        reference: Reference | None = None,
         tails: SimulatedTails | None = None,
         conditions: Conditions | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
@@ -276,8 +277,9 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             maturation_seeds (`(batch,)`): one seed per sequence for its simulated tail; from torch's global
                 generator if not given.
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
-            tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own; their
-                committed positions weigh 0, or unlearn repetition (`unlikelihood`).
+            tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own.
+            reference: what a frozen model predicts in these rows, which their committed positions then follow, without
+                what it repeats (`phrase_penalty`).
             tails: the simulated tails, as `simulate_tails` gave them, instead of seeds.
             conditions: what `conditions(maturity, tail_length)` returned, instead of these two.
             num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
@@ -306,9 +308,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if negative_ids is None:
             negative_ids = self.draw_negatives(labels)
         # 2. what the network is shown, and what it is asked
-        lesson = make_lesson(
-            self, labels, input_ids, inputs_embeds, maturity, tail_length, tails, negative_ids, tail_only, inputs
-        )
+        shown = (input_ids, inputs_embeds, maturity, tail_length, tails, negative_ids, tail_only, reference)
+        lesson = make_lesson(self, labels, *shown, inputs)
         # 3. z^ for every position. With a cache transformers would not see where packed documents begin.
         cached = {"past_key_values": past_key_values, "use_cache": bool(use_cache)}
         conditions = self.conditions(lesson.maturity, lesson.tail_length, lesson.committed)
