@@ -290,7 +290,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
         committed = maturity is None and conditions is None
-        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs, position_ids)
+        told = (position_ids, maturity, attention_mask)
+        check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs, *told)
         if self.training and conditions is None:
             check_training(labels, maturity, self.get_input_embeddings())
         inputs = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}

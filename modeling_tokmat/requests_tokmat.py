@@ -5,6 +5,7 @@ import math
 
 import torch
 from transformers import Cache, GenerationConfig
+from transformers.generation import BaseWatermarkingConfig
 
 from .checks_tokmat import INDICES, described, is_integer, is_number, require
 
@@ -85,6 +86,11 @@ def check_settings(asked, vocab_size: int) -> None:
     for name in FLAGS:
         value = asked(name)
         require(value is None or isinstance(value, bool), name, value, "None, True or False")
+    assistant = asked("is_assistant")
+    require(assistant in (None, False), "is_assistant", assistant, "None or False: a tail drafts for itself")
+    watermark = asked("watermarking_config")
+    fits = watermark is None or isinstance(watermark, dict | BaseWatermarkingConfig)
+    require(fits, "watermarking_config", described(watermark), "None, a dict or a WatermarkingConfig")
     seconds = asked("max_time")
     fits = seconds is None or is_number(seconds, 0) or seconds == math.inf
     require(fits, "max_time", seconds, "None or a number of seconds of at least 0")

@@ -44,3 +44,21 @@ def test_slots_may_have_any_norm(make_model, warnings):
     model = make_model()
     model(inputs_embeds=torch.randn(2, 10, 32), maturity=torch.rand(2, 10), tail_length=4)
     assert not warnings()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("maturity", torch.full((2, 10), 1.5), "in [0, 1]"),
+        ("maturity", torch.full((2, 10), float("nan")), "in [0, 1]"),
+        ("maturity", torch.ones(2, 9), "of shape (2, 10) or (1, 10)"),
+        ("maturity", 0.5, "a tensor of floats"),
+        ("attention_mask", torch.ones(2, 7), "of shape (2, 10), and wider by what is cached"),
+        ("attention_mask", torch.ones(3, 10), "of shape (2, 10), and wider by what is cached"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_name(make_model, name, value, words):
+    with pytest.raises(ValueError, match=f"`{name}`") as caught:
+        make_model()(IDS, **{name: value})
+    assert words in str(caught.value)

@@ -51,6 +51,8 @@ ONES = torch.ones_like(IDS)
         ({"generation_config": GenerationConfig(use_cache="no")}, "use_cache", "True or False"),
         ({"return_dict_in_generate": "no"}, "return_dict_in_generate", "True or False"),
         ({"output_scores": "no"}, "output_scores", "True or False"),
+        ({"is_assistant": True}, "is_assistant", "False"),
+        ({"watermarking_config": 3}, "watermarking_config", "WatermarkingConfig"),
         ({"max_time": "3"}, "max_time", "seconds"),
         ({"max_time": -1.0}, "max_time", "seconds"),
         ({"max_time": float("nan")}, "max_time", "seconds"),

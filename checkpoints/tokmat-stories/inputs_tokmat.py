@@ -24,13 +24,15 @@ def check_inputs(
     committed: bool,
     others: dict,
     position_ids: torch.Tensor | None = None,
+    maturity: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
 ) -> None:
-    """Refuse inputs that contradict one another, and ids out of range; warn once of vectors that no token has.
+    """Refuse inputs that contradict one another, and values out of range; warn once of vectors that no token has.
 
     Args:
         input_ids, labels: (batch, length). inputs_embeds: (batch, length, d). committed: whether all of these are
-            read as committed vectors. others: what is handed to the backbone. position_ids: (batch, length) or
-            (1, length).
+            read as committed vectors. others: what is handed to the backbone. position_ids, maturity: (batch, length)
+            or (1, length). attention_mask: 4-D, or (batch, at least length), with what is cached.
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -53,6 +55,19 @@ def check_inputs(
         check_positions(position_ids, tokens.shape[0], (tokens.shape[1],))
         if _can_be_read(position_ids):
             check_range(position_ids)
+    batch, length = tokens.shape[:2]
+    if maturity is not None:
+        fits = torch.is_tensor(maturity) and maturity.is_floating_point() and maturity.dim() == 2
+        fits = fits and maturity.shape[0] in (1, batch) and maturity.shape[1] == length
+        allowed = f"a tensor of floats, of shape ({batch}, {length}) or (1, {length})"
+        require(fits, "maturity", described(maturity), allowed)
+        if _can_be_read(maturity):
+            low, high = maturity.min().item(), maturity.max().item()
+            require(0 <= low and high <= 1, "maturity", f"from {low:g} to {high:g}", "in [0, 1]")
+    if torch.is_tensor(attention_mask) and attention_mask.dim() == 2:
+        fits = attention_mask.shape[0] == batch and attention_mask.shape[1] >= length
+        allowed = f"of shape ({batch}, {length}), and wider by what is cached"
+        require(fits, "attention_mask", described(attention_mask), allowed)
     if committed and config.geometry == "sphere" and inputs_embeds is not None and _can_be_read(inputs_embeds):
         _check_norms(inputs_embeds.detach(), config.embedding_radius)
 
