@@ -166,13 +166,26 @@ def stories(new_tokens: int) -> list[list[str]]:
 
 @table("stories-diary", "stories-diary")
 def stories_diary():
-    names = {"human": "people", "ar greedy": "twin, greedy", "tokmat (front)": "front", "tokmat (refined)": "refined"}
+    names = {"human": "people", "ar greedy": "twin, greedy"}
+    names |= {f"tokmat ({name})": name for name in ("front", "unlikely", "round2", "round3")}
     found = {row["name"]: row for row in load("stories-diary")["decoders"]}
     measures = ("rep_2", "rep_3", "loop", "judge_perplexity")
     rows = [["", *(MEASURES[measure] for measure in measures)]]
     for name, title in names.items():
         means = [found[name][measure][0] for measure in measures]
         rows.append([title, *(f"{mean:.{2 if at > 1 else 3}f}" for at, mean in enumerate(means))])
+    return rows
+
+
+@table("phrases", "phrases")
+def phrases():
+    rows = [["", *(f"{name}, {length} tokens" for length in (50, 200) for name in ("Rep-2", "Rep-3", "judge ppl"))]]
+    for row in load("phrases")["rows"]:
+        cells = []
+        for length in ("50", "200"):
+            means = [row[length][name][0] for name in ("rep_2", "rep_3", "judge_perplexity")]
+            cells += [f"{means[0]:.3f}", f"{means[1]:.3f}", f"{means[2]:.2f}"]
+        rows.append([row["name"], *cells])
     return rows
 
 

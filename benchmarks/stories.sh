@@ -4,12 +4,13 @@
 #     bash benchmarks/stories.sh FOLDER_OF_TEXTS runs/stories      (make stories TEXTS=FOLDER)
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt and tinystories-valid.txt, documents separated by lines of <|endoftext|>.
-# Every step goes on where it was interrupted; all draws come from the seed 0. About two hours on two cores.
+# Every step goes on where it was interrupted; all draws come from seeds below. About three hours on two cores.
 #
 # 1 ar       both begin as one autoregressive model
 # 2 twin     goes on as it began
 # 3 front    the same steps and text, with phrases of the past as negatives
-# 4 loops    what the front writes where no text may end; refined: it unlearns to repeat itself there
+# 4 round1, round2, round3: where no text may end the model before writes on, and is then taught there what the twin would
+#            say without repeated phrases; the other rows stay stories
 # 5 own      what that model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it
 # 6 judge    of another seed, to compare texts by
 set -euo pipefail
@@ -39,12 +40,27 @@ write() { # MODEL FILE, then arguments of tokmat own-text
     tokmat own-text "$model" --prompts "$texts/tinystories-train.txt" --add-bos --max-new-tokens 224 --batch-size 128 \
         --dtype float32 --output "$file" "$@"
 }
-write front loops.jsonl --prompt-tokens 8 16 --texts "$(steps 512)" --seed 1 --stop-loops false --may-end false
-train refined "${text[@]}" --model "$out/front" --max-steps "$(steps 120)" --learning-rate 6e-4 --clean-probability 1 \
-    --context-negatives 4 --context-ngram 2 --tail-data "$out/loops.jsonl" --tail-share 0.35 --unlikelihood 1
-write refined own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 2
-train tail --model "$out/refined" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
-    --max-steps "$(steps 400)" --learning-rate 1e-3 --context-negatives 0 --unlikelihood 0 --tail-metrics 0
+endless() { # MODEL TEXTS SEED FILE
+    write "$1" "$4" --prompt-tokens 8 16 --texts "$(steps "$2")" --seed "$3" --stop-loops false --may-end false
+}
+[ -f "$out/reference/config.json" ] || tokmat convert "$out/twin" "$out/reference"
+round() { # FOLDER START LEARNING_RATE NATS SEED, then the names of texts
+    local folder=$1 start=$2 rate=$3 nats=$4 seed=$5
+    shift 5
+    train "$folder" "${text[@]}" --model "$out/$start" --max-steps "$(steps 200)" --learning-rate "$rate" --seed "$seed" \
+        --clean-probability 1 --context-negatives 3 --context-ngram 2 \
+        --reference "$out/reference" --phrase-penalty "$nats" --tail-share 0.6 --tail-data "${@/#/$out/}"
+}
+endless ar 1024 1 loops-ar.jsonl
+endless front 512 1 loops-front.jsonl
+round round1 front 1e-3 2 0 loops-front.jsonl loops-ar.jsonl
+endless round1 640 11 loops1.jsonl
+round round2 round1 8e-4 2.5 1 loops1.jsonl
+endless round2 640 12 loops2.jsonl
+round round3 round2 6e-4 2.5 2 loops2.jsonl loops1.jsonl
+write round3 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1536)" --seed 2
+train tail --model "$out/round3" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
+    --max-steps "$(steps 500)" --learning-rate 1e-3 --context-negatives 0 --phrase-penalty 0 --tail-metrics 0
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 python benchmarks/ship.py "$out/tail" "$out/tokmat-stories"

@@ -1,0 +1,75 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""SmolLM2-135M-Instruct as the registry has it (`make smollm2`): converted exactly, and with the tail in the box."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import pipeline
+
+from trainer.checkpoints import load_model, load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "models" / "smollm2-135m-instruct"
+PROMPTS = ("Gravity is", "The capital of France", "def read_lines(path):", "Once upon a time there was a fox who")
+
+pytestmark = pytest.mark.slow
+
+
+def tokmat(*arguments) -> str:
+    command = [sys.executable, "-c", "from trainer.cli import main; main()", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source():
+    if not (SOURCE / "config.json").is_file():
+        fetched = subprocess.run(["make", "smollm2"], cwd=ROOT, capture_output=True, text=True, timeout=1800)
+        if fetched.returncode != 0:
+            pytest.skip(f"SmolLM2 is not to be had here: {fetched.stderr[-300:]}")
+    return load_model(str(SOURCE)).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(source):
+    return load_tokenizer(str(SOURCE))
+
+
+@torch.no_grad()
+def written(model, tokenizer, prompt: str, **settings):
+    inputs = tokenizer(prompt, return_tensors="pt")
+    return model.generate(**inputs, max_new_tokens=48, do_sample=False, return_dict_in_generate=True, **settings)
+
+
+def test_conversion_is_exact(source, tokenizer, tmp_path):
+    printed = tokmat("convert", SOURCE, tmp_path / "exact")
+    assert "agree" in printed
+    model = load_model(str(tmp_path / "exact")).eval()
+    ids = tokenizer(" ".join(PROMPTS) + (ROOT / "README.md").read_text()[:1500], return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected, found = source(ids).logits, model(ids).logits
+    assert (expected - found).abs().max() < 1e-3
+    assert torch.equal(expected.argmax(-1), found.argmax(-1))
+    for prompt in PROMPTS:
+        greedy = written(source, tokenizer, prompt).sequences
+        assert torch.equal(written(model, tokenizer, prompt, tail_length=1, alpha_max=1.0).sequences, greedy)
+
+
+def test_the_tail_in_the_box_commits_the_text_of_the_source_in_fewer_passes(source, tokenizer, tmp_path):
+    tokmat("attach", SOURCE, ROOT / "checkpoints" / "smollm2-135m-instruct-tail", tmp_path / "smol")
+    model = load_model(str(tmp_path / "smol")).eval()
+    tokens = forwards = 0
+    for prompt in PROMPTS:
+        output = written(model, tokenizer, prompt)
+        greedy = written(source, tokenizer, prompt).sequences
+        assert torch.equal(output.sequences, greedy)
+        new = greedy.shape[1] - tokenizer(prompt, return_tensors="pt").input_ids.shape[1]
+        tokens, forwards = tokens + new, forwards + new / output.tokens_per_forward
+    assert tokens / forwards > 1.0
+    chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    answer = chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=12)[0]["generated_text"]
+    assert answer[-1]["role"] == "assistant" and answer[-1]["content"].strip()
