@@ -3,9 +3,9 @@
 
     python benchmarks/phrases.py TWIN JUDGE tinystories-valid.txt --new-tokens 50 200
 
-Greedy text with the penalty on phrases at decoding (`modeling_tokmat.losses_tokmat.phrases`: nats off a token that would
-complete a bigram of the text, twice as many for a trigram, four times from there on), beside transformers' penalties
-of single tokens and its ban of repeated n-grams. The last line on stdout is one JSON object.
+Greedy text with the penalty on phrases at decoding (`modeling_tokmat.losses_tokmat.phrases`: nats off a token that
+would complete a bigram of the text, twice as many for a trigram, four times from there on), beside transformers'
+penalties of single tokens and its ban of repeated n-grams. The last line on stdout is one JSON object.
 """
 
 import argparse

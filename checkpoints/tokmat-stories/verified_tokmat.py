@@ -91,10 +91,8 @@ class VerifiedTail(Tail):
             # The tail behind each number of drafts that may come true.
             behind = [self.vectors[:, i + 1 : i + 1 + slots] for i in range(exact)]
             ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : slots + 1].repeat(exact))
-        logits = self.vocabulary.scores(torch.cat([self.predicted, ahead], dim=1))
-        self.logits = logits[:, :exact]
+        self.logits = self.vocabulary.scores(self.predicted)
         self.ahead = ahead.view(self.batch_size, exact, slots, ahead.shape[-1])
-        self.ahead_logits = logits[:, exact:].view(self.batch_size, exact, slots, logits.shape[-1])
 
     def accepts(self, slot, rows, tokens):
         """Slot 1, and each further slot as long as the token committed before it is the draft that its prediction was
@@ -108,7 +106,9 @@ class VerifiedTail(Tail):
             branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
             rows = torch.arange(self.batch_size, device=self.device)
         self._learn(counts)
-        ahead, logits = self.ahead[rows, branch], self.ahead_logits[rows, branch]
+        # Scored is the branch that came true alone: of small models the vocabulary is a good part of a pass.
+        ahead = self.ahead[rows, branch]
+        logits = self.vocabulary.scores(ahead)
         self.drafts = self.propose(ahead, logits, committed)
         if self.vocabulary.one_space:
             self.vectors[:, : self.slots] = ahead
@@ -174,14 +174,14 @@ class VerifiedTail(Tail):
         least, exact = min(count for count in counts if count), self.candidates
         taken = torch.tensor(counts, device=self.device).clamp(min=1)[:, None]
         rows = torch.arange(self.batch_size, device=self.device)[:, None]
-        ahead, logits = self.ahead[rows[:, 0], taken[:, 0] - 1], self.ahead_logits[rows[:, 0], taken[:, 0] - 1]
+        ahead = self.ahead[rows[:, 0], taken[:, 0] - 1]
         place = torch.arange(least + self.slots, device=self.device)
         place = torch.where(place < taken, place, exact + place - taken)
         before, after = self.vectors[:, : place.shape[1]], torch.cat([self.predicted, ahead], dim=1)
         queries = after[rows, place]
         if not self.vocabulary.one_space:
             behind = self.vectors[rows, taken + torch.arange(self.slots, device=self.device)]
-            moved = update_tail(behind, self.vocabulary.as_inputs(ahead, logits), self.eta[1 : self.slots + 1])
+            moved = update_tail(behind, self.vocabulary.as_inputs(ahead), self.eta[1 : self.slots + 1])
             after = torch.cat([self.vocabulary.as_inputs(self.predicted, self.logits), moved], dim=1)
         maturity = torch.cat([self.maturity_after.new_ones(least), self.maturity_after[1 : self.slots + 1]])
         return Shown(before, after[rows, place], queries, maturity)
