@@ -167,7 +167,7 @@ def stories(new_tokens: int) -> list[list[str]]:
 @table("stories-diary", "stories-diary")
 def stories_diary():
     names = {"human": "people", "ar greedy": "twin, greedy"}
-    names |= {f"tokmat ({name})": name for name in ("front", "unlikely", "round2", "round3")}
+    names |= {f"tokmat ({name})": name for name in ("front", "unlikely", "round2", "round3", "round4")}
     found = {row["name"]: row for row in load("stories-diary")["decoders"]}
     measures = ("rep_2", "rep_3", "loop", "judge_perplexity")
     rows = [["", *(MEASURES[measure] for measure in measures)]]
