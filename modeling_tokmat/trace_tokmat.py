@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 class MaturationStep(ModelOutput):
     """
     The tail after one update and before the commit; all tensors on the CPU, slot 1 first. Lengths are in units of R.
+    With `commit="verified"` that is the tail behind the drafts that came true, with what it committed before it.
 
     Args:
         position (`(batch,)`): index, among generated tokens, of the token that slot 1 becomes.
@@ -52,19 +53,19 @@ def describe(tail, vectors: bool, start: list[int], counts: list[int], k: int = 
         log_p = torch.log_softmax(scores, dim=-1)
         return -(log_p.exp() * log_p).sum(-1)
 
-    vocabulary, (_, slots) = tail.vocabulary, tail.shown()
-    cosines = vocabulary.scores(tail.scored()).float() / vocabulary.logit_scale
+    vocabulary, (before, slots, queries, maturity) = tail.vocabulary, tail.shown(counts)
+    cosines = vocabulary.scores(queries).float() / vocabulary.logit_scale
     nearest = vocabulary.embed(cosines.argmax(-1)).to(slots)
     top = cosines.topk(min(k, cosines.shape[-1]), dim=-1)
     return MaturationStep(
         position=torch.tensor(start),
         committed=torch.tensor(counts),
-        maturity=tail.maturity_after[: slots.shape[1]].float().cpu(),
+        maturity=maturity.float().cpu(),
         token_ids=top.indices[..., 0].cpu(),
         top_ids=top.indices.cpu(),
         top_cosines=top.values.cpu(),
         distance=((slots - nearest).norm(dim=-1) / vocabulary.radius).float().cpu(),
-        displacement=tail.displacement().float().cpu(),
+        displacement=((slots - before).norm(dim=-1) / vocabulary.radius).float().cpu(),
         entropy=entropy(cosines).cpu(),
         entropy_scaled=entropy(vocabulary.logit_scale * cosines).cpu(),
         norm=(slots.norm(dim=-1) / vocabulary.radius).float().cpu(),

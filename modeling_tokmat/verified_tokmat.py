@@ -5,7 +5,7 @@ import torch
 
 from .draft_budget_tokmat import DraftBudget, PromptLookup
 from .maturation_tokmat import update_tail
-from .tail_tokmat import Feed, Tail
+from .tail_tokmat import Feed, Shown, Tail
 
 SUCCESSORS = 32  # likeliest tokens of a slot that the successor head chooses among
 
@@ -168,16 +168,20 @@ class VerifiedTail(Tail):
             last = vocabulary.embed(drafts[-1][:, 0])
         return torch.cat(drafts, dim=1)
 
-    def shown(self):
-        """The exact slots, and the tail behind them all."""
-        exact, behind = self.candidates, self.vectors[:, self.candidates : self.candidates + self.slots]
-        if self.vocabulary.one_space:
-            after = torch.cat([self.predicted, self.ahead[:, -1]], dim=1)
-        else:
-            inputs = self.vocabulary.as_inputs(self.ahead[:, -1], self.ahead_logits[:, -1])
-            moved = update_tail(behind, inputs, self.eta[1 : self.slots + 1])
+    def shown(self, counts):
+        """The exact slots that were committed, and behind them the branch that came true; of rows that committed
+        different numbers as many as all of them have. What is exact does not mature: its maturity is 1."""
+        least, exact = min(count for count in counts if count), self.candidates
+        taken = torch.tensor(counts, device=self.device).clamp(min=1)[:, None]
+        rows = torch.arange(self.batch_size, device=self.device)[:, None]
+        ahead, logits = self.ahead[rows[:, 0], taken[:, 0] - 1], self.ahead_logits[rows[:, 0], taken[:, 0] - 1]
+        place = torch.arange(least + self.slots, device=self.device)
+        place = torch.where(place < taken, place, exact + place - taken)
+        before, after = self.vectors[:, : place.shape[1]], torch.cat([self.predicted, ahead], dim=1)
+        queries = after[rows, place]
+        if not self.vocabulary.one_space:
+            behind = self.vectors[rows, taken + torch.arange(self.slots, device=self.device)]
+            moved = update_tail(behind, self.vocabulary.as_inputs(ahead, logits), self.eta[1 : self.slots + 1])
             after = torch.cat([self.vocabulary.as_inputs(self.predicted, self.logits), moved], dim=1)
-        return self.vectors[:, : exact + self.slots], after
-
-    def scored(self):
-        return torch.cat([self.predicted, self.ahead[:, -1]], dim=1)
+        maturity = torch.cat([self.maturity_after.new_ones(least), self.maturity_after[1 : self.slots + 1]])
+        return Shown(before, after[rows, place], queries, maturity)

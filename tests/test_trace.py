@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from modeling_tokmat.maturation_tokmat import tail_maturities
 
 NOISY = {"embryo_norm": 1.0, "alpha_max": 0.7, "eos_token_id": None}
@@ -65,3 +66,50 @@ def test_a_trace_changes_nothing(make_model, prompt, rule):
     fed.clear()
     assert torch.equal(model.generate(prompt, output_maturation=True, **run).sequences, expected)
     assert len(fed) == len(seen) and all(torch.equal(one, other) for one, other in zip(fed, seen))
+
+
+class Drafts:
+    """Keeps the nearest tokens of the tail after each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def put(self, value):
+        pass
+
+    def put_draft(self, value, maturity=None):
+        self.steps.append((value, maturity))
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("rule", ["front", "stable", "verified"])
+@pytest.mark.parametrize("geometry", ["sphere", "pretrained"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_shows_what_it_commits_and_behind_it_what_remains(
+    make_model, make_converted, prompt, rule, geometry, rows, monkeypatch
+):
+    for cost in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+        monkeypatch.setattr(DraftBudget, cost, 1e-6)  # drafts go on although they fail
+    model = make_model(double=True) if geometry == "sphere" else make_converted()
+    drafts = Drafts()
+    run = {"max_new_tokens": 24, "tail_length": 6, "commit": rule, "return_dict_in_generate": True}
+    run |= {"alpha_max": 0.7, "eos_token_id": None}
+    output = model.generate(prompt[:rows], output_maturation="vectors", streamer=drafts, **run)
+    failed = 0
+    for step, (tokens, maturity) in zip(output.maturation, drafts.steps, strict=True):
+        slots = step.token_ids.shape[1]
+        assert step.vectors.shape[:2] == step.displacement.shape == (rows, slots) and step.maturity.shape == (slots,)
+        counts = step.committed.tolist()
+        for row, (start, count) in enumerate(zip(step.position.tolist(), counts)):
+            taken, ids = min(count, slots), output.sequences[row, 9 + start : 9 + start + count]
+            assert torch.equal(step.token_ids[row, :taken], ids[:taken])
+            if count == 0 and rule == "verified":  # a row that has ended
+                continue
+            kept = min(slots - taken, tokens.shape[1])
+            assert torch.equal(step.token_ids[row, taken : taken + kept], tokens[row, :kept])
+            failed += rule == "verified" and count < slots
+        if counts == [1]:
+            torch.testing.assert_close(step.maturity[counts[0] :], maturity[: slots - counts[0]])
+    assert failed or rule != "verified"

@@ -28,6 +28,21 @@ class Feed(NamedTuple):
     usual: bool = False
 
 
+class Shown(NamedTuple):
+    """
+    What a trace tells of.
+
+    Args:
+        before, after: the slots, before and after the update, (batch, slots, d). queries: what they are scored by.
+        maturity: (slots,), after it.
+    """
+
+    before: torch.Tensor
+    after: torch.Tensor
+    queries: torch.Tensor
+    maturity: torch.Tensor
+
+
 class Tail:
     """
     K uncommitted vectors per row, under Algorithm 1: every step commits slot 1, whatever its state.
@@ -161,18 +176,14 @@ class Tail:
 
     # -- what it shows ------------------------------------------------------------------------------------------------
 
-    def shown(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The slots that the last update moved, before and after it, (batch, slots, d); until `move_up`."""
-        return self.before, self.vectors[:, : self.before.shape[1]]
+    def shown(self, counts: list[int]) -> Shown:
+        """The slots that the last update moved; until `move_up`.
 
-    def scored(self) -> torch.Tensor:
-        """What those slots are scored by, (batch, slots, d); until `move_up`."""
-        return self.queries[:, : self.before.shape[1]]
-
-    def displacement(self) -> torch.Tensor:
-        """|| z~ after - before || / R of the last update, (batch, slots)."""
-        before, after = self.shown()
-        return (after - before).norm(dim=-1) / self.vocabulary.radius
+        Args:
+            counts: per row how many of them were committed.
+        """
+        slots = self.before.shape[1]
+        return Shown(self.before, self.vectors[:, :slots], self.queries[:, :slots], self.maturity_after[:slots])
 
     def nearest_tokens(self, remaining: int) -> tuple[torch.Tensor, torch.Tensor]:
         """What the tail would become, for slots within `remaining` tokens, (batch, slots), and their maturity,
@@ -205,7 +216,8 @@ class StableTail(Tail):
         super().update(predicted)
         nearest = self.logits.argmax(dim=-1)
         moved = nearest.shape[1]
-        still = self.displacement() <= self.settings.stability_tolerance
+        moved_by = (self.vectors[:, : self.before.shape[1]] - self.before).norm(dim=-1) / self.vocabulary.radius
+        still = moved_by <= self.settings.stability_tolerance
         settled = still & (nearest == self.known[:, :moved])
         self.known[:, :moved] = nearest
         self.run = settled.long().cumprod(dim=1).sum(dim=1)  # settled slots from the front, per row
