@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from modeling_tokmat.maturation_tokmat import tail_maturities
+from modeling_tokmat.vocabulary_tokmat import EXPECTED_OVER
 
 NOISY = {"embryo_norm": 1.0, "alpha_max": 0.7, "eos_token_id": None}
 
@@ -66,6 +67,19 @@ def test_a_trace_changes_nothing(make_model, prompt, rule):
     fed.clear()
     assert torch.equal(model.generate(prompt, output_maturation=True, **run).sequences, expected)
     assert len(fed) == len(seen) and all(torch.equal(one, other) for one, other in zip(fed, seen))
+
+
+@torch.no_grad()
+def test_a_single_slot_is_shown_where_the_others_lie(make_converted, prompt):
+    """In the space of embeddings, although nothing reads it any more."""
+    model = make_converted()
+    run = {"max_new_tokens": 3, "alpha_max": 1.0, "return_dict_in_generate": True, "eos_token_id": None}
+    output = model.generate(prompt, tail_length=1, output_maturation="vectors", output_logits=True, **run)
+    table = model.get_input_embeddings().weight
+    for step, logits in zip(output.maturation, output.logits, strict=True):
+        likeliest, ids = logits.topk(EXPECTED_OVER)
+        expected = (torch.softmax(likeliest, dim=-1)[..., None] * table[ids]).sum(1)
+        torch.testing.assert_close(step.vectors[:, 0], expected)
 
 
 class Drafts:

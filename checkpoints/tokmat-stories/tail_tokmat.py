@@ -124,8 +124,9 @@ class Tail:
         moved = predicted.shape[1]
         eta = self.eta[:moved]
         self.before, rest = self.vectors[:, :moved], self.vectors[:, moved:]
-        # A single slot is committed and gone: it is scored, and never fed.
-        inputs = predicted if moved == 1 else self.vocabulary.as_inputs(predicted)
+        # A single slot in lockstep is committed and gone: it is scored, and never fed.
+        unseen = moved == 1 and self.lockstep and not self.settings.output_maturation
+        inputs = predicted if unseen else self.vocabulary.as_inputs(predicted)
         after = update_tail(self.before, inputs, eta, self.settings.direction_rate)
         if self.settings.dynamics_noise > 0:
             after = after + eta[:, None] * self.noise.of_dynamics(self.first, moved, self.steps)
