@@ -67,6 +67,9 @@ _forwarded(
     "reproduce",
     "The studies of the paper, each with figures, a picture and a verdict: `tokmat reproduce --output runs/small`.",
 )
+_forwarded(
+    "picture", "Draw a maturing tail, what it knows, or a training: `tokmat picture heatmap MODEL --output tail.png`."
+)
 
 
 @app.command()
