@@ -72,16 +72,24 @@ def test_the_heat_map_shows_distances_and_tokens(run):
 
 
 def test_slots_behind_the_end_of_a_text_are_empty():
-    ended = Run(Letters(), [7, 1, 2], 1, [step(0, [1, 2, 3]), step(1, [2, 3, 4])])
+    ended = Run(Letters(), [7, 1, 2], 1, [step(0, [1, 2, 3]), step(1, [2, 3, 4])], "front")
     axis = pictures.heatmap(ended).axes[0]
     assert axis.collections[0].get_array().mask.tolist() == [[False, False, True], [False, True, True]]
     assert [text.get_text() for text in axis.texts][:-1] == ["a", "b", "b"]  # and the note below
 
 
+def test_verified_commits_have_no_maturity_by_slot(make_converted, tokenizer):
+    model = make_converted(parallel_slots=4)
+    one = watch(model, tokenizer, [5, 6, 7], 12, commit="verified", tail_length=3)
+    assert any(len(step["token_ids"]) > len(step["maturity"]) for step in one.steps)
+    assert pictures.heatmap(one).axes[0].get_xlabel() == "slot"
+    assert [len(one.frame(step)) > 0 for step in one.steps]
+
+
 def test_what_a_vector_does_by_its_age_is_a_mean_over_steps_in_which_the_tail_is_old_enough():
     values = [{"entropy": [0.1, 0.2], "entropy_scaled": [1.0, 2.0]}, {"entropy": [0.3, 0.4]}, {"entropy": [0.5, 0.8]}]
     steps = [step(0, [9, 9], **values[0]), step(1, [2, 3], **values[1]), step(2, [9, 4], **values[2])]
-    fresh, old = by_slot([Run(Letters(), [7, 1, 2, 3], 1, steps)], 2)
+    fresh, old = by_slot([Run(Letters(), [7, 1, 2, 3], 1, steps, "front")], 2)
     assert (fresh["age"], fresh["slot"], old["age"], old["slot"]) == (0, 2, 1, 1)
     assert fresh["entropy_temperature_1"] == pytest.approx(0.6) and old["entropy_temperature_1"] == pytest.approx(0.4)
     assert fresh["top_is_committed"] == 1 and old["top_is_committed"] == 0.5  # what lies beyond the text is not asked
@@ -89,11 +97,11 @@ def test_what_a_vector_does_by_its_age_is_a_mean_over_steps_in_which_the_tail_is
     lines = {line.get_label(): line.get_ydata() for axis in (left, right) for line in axis.lines}
     assert np.allclose(lines["at temperature 1"], [0.6, 0.4]) and len(lines) == 5
     with pytest.raises(ValueError, match="no vector passed through all 2 slots"):
-        by_slot([Run(Letters(), [7, 1], 1, steps[:1])], 2)
+        by_slot([Run(Letters(), [7, 1], 1, steps[:1], "front")], 2)
 
 
 def test_text_is_no_formula(tmp_path):
-    one = Run(Letters(), [0, 1, 0, 2, 0], 1, [step(place, [0, 0]) for place in range(4)])
+    one = Run(Letters(), [0, 1, 0, 2, 0], 1, [step(place, [0, 0]) for place in range(4)], "front")
     pictures.save(pictures.heatmap(one), tmp_path / "formula.svg")
     pictures.animate(one, tmp_path / "formula.gif")
     pictures.save(pictures.drift(np.array([0.1, 0.3, 0.2]), ["$\\frac_", "a", "b"]), tmp_path / "drift.png")

@@ -33,14 +33,18 @@ SHOWN_SLOTS, TOKEN, CONTEXT = 12, 12, 30  # of a heat map: columns, characters o
 COLUMNS, ADVANCE, LINE, MARGIN, HOLD = 76, 8, 20, 14, 12
 
 
+class NotInstalled(ValueError):
+    """There is no matplotlib."""
+
+
 def require_matplotlib(what: str) -> None:
     """Raises:
-    ValueError: matplotlib is not installed.
+    NotInstalled: matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ValueError(f'{what} needs matplotlib: pip install "tokmat[eval]"') from error
+        raise NotInstalled(f'{what} needs matplotlib: pip install "tokmat[eval]"') from error
 
 
 def drawing(function):
@@ -139,15 +143,15 @@ def heatmap(run: Run, steps: int = 16):
     axis.set_yticks(
         range(1, len(rows) + 1), [f"{shown(text, CONTEXT, True)}   {step}" for text, step in zip(texts, numbers)]
     )
-    # Under front commits a slot has one maturity; what is drafted and checked has another.
-    front = all(row["committed"] == 1 for row in rows)
-    levels = [f"\n{level:.2f}" for level in max(rows, key=lambda row: len(row["maturity"]))["maturity"]]
-    axis.set_xticks(range(1, width + 1), [f"{slot + 1}{levels[slot] if front else ''}" for slot in range(width)])
+    # Of what was drafted and is checked, maturity is not that of its slot.
+    whole = max(rows, key=lambda row: len(row["token_ids"]))["maturity"]
+    levels = [""] * width if run.commit == "verified" else [f"\n{level:.2f}" for level in whole]
+    axis.set_xticks(range(1, width + 1), [f"{slot + 1}{levels[slot]}" for slot in range(width)])
     axis.tick_params(length=0, labelsize=9)
     axis.xaxis.tick_top()
     axis.invert_yaxis()
     more = f", the first {width} of {slots}" if slots > width else ""
-    axis.set_xlabel(f"slot{more}{', and its maturity' if front else ''}", fontsize=9)
+    axis.set_xlabel(f"slot{more}{', and its maturity' if any(levels) else ''}", fontsize=9)
     axis.xaxis.set_label_position("top")
     note = (
         "One step per row: the text so far, then the nearest token of each slot. Outlined: committed in this step. "

@@ -30,13 +30,14 @@ class Run:
     Args:
         tokenizer: of the model. ids: of prompt and text. prompt_length: tokens of the prompt.
         steps: per step `position`, `committed` and, by slot, `token_ids`, `maturity`, `distance`, `displacement`,
-            `entropy`, `entropy_scaled`, as in [`MaturationStep`].
+            `entropy`, `entropy_scaled`, as in [`MaturationStep`]. commit: the rule.
     """
 
     tokenizer: Any
     ids: list[int]
     prompt_length: int
     steps: list[dict]
+    commit: str
 
     def committed(self, step: dict) -> list[int]:
         """The ids that were committed before a step."""
@@ -72,7 +73,9 @@ def watch(model, tokenizer, prompt: str | Sequence[int], max_new_tokens: int, **
     output = model.generate(
         inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=max_new_tokens, **settings | asked
     )
-    return Run(tokenizer, **plain_trace(output, len(ids)))
+    return Run(
+        tokenizer, **plain_trace(output, len(ids)), commit=settings.get("commit", model.generation_config.commit)
+    )
 
 
 def by_slot(runs: list[Run], slots: int) -> list[dict]:
