@@ -86,7 +86,7 @@ def test_a_card_shows_what_was_measured_and_what_its_snippet_printed(folder, res
         image.load()
     assert not list(folder.glob(".card-*")) and "losses" not in str(card)
     assert "CDLA-Sharing-1.0" in section(card, "Licence") and "Apache-2.0" in section(card, "Licence")
-    assert "2601.04854" in section(card, "Citation")
+    assert "2601.04854" in section(card, "Citation") and "It continues text" in section(card, "Use and limits")
 
 
 def test_what_is_not_known_is_left_out(folder):
@@ -166,6 +166,7 @@ def test_the_card_of_a_tail_adapter(models, story_file, tmp_path):
     assert result.exit_code == 0, result.output
     card = ModelCard.load(tmp_path / "tail" / "README.md")
     assert card.data.base_model == "me/base" and card.data["base_model_relation"] == "adapter"
+    assert "It drafts for this one model" in section(card, "Use and limits") and "seed" not in str(card)
     assert "tail-adapter" in card.data.tags and "tokmat attach me/base me/tail attached" in str(card)
     assert "Once upon a time" in section(card, "Load it") and "rank 4" in section(card, "What it is")
     assert "/tmp" not in str(card) and (tmp_path / "tail" / "pictures" / "heatmap.png").is_file()
@@ -206,3 +207,4 @@ def test_the_card_of_a_lora_adapter_takes_the_place_of_a_form(models, tmp_path):
     assert card.data.library_name == "peft" and card.data.base_model == "me/story"
     assert 'PeftModel.from_pretrained(base, "me/lora")' in str(card) and "rank 2" in section(card, "What it is")
     assert "Once upon a time" in section(card, "Load it") and "More Information Needed" not in str(card)
+    assert "It fits the base that it was trained on" in section(card, "Use and limits")
