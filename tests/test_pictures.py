@@ -78,6 +78,12 @@ def test_slots_behind_the_end_of_a_text_are_empty():
     assert [text.get_text() for text in axis.texts][:-1] == ["a", "b", "b"]  # and the note below
 
 
+def test_what_is_committed_in_a_step_is_outlined():
+    steps = [step(0, [1, 2], committed=0), step(0, [1, 2], committed=2), step(2, [3, 4])]
+    axis = pictures.heatmap(Run(Letters(), [7, 1, 2, 3], 1, steps, "stable")).axes[0]
+    assert [(round(box.get_y()), round(box.get_width())) for box in axis.patches] == [(2, 2), (3, 1)]
+
+
 def test_verified_commits_have_no_maturity_by_slot(make_converted, tokenizer):
     model = make_converted(parallel_slots=4)
     one = watch(model, tokenizer, [5, 6, 7], 12, commit="verified", tail_length=3)
@@ -177,6 +183,7 @@ def test_wrong_pictures_are_refused(models, own_folder):
         (["tail", one], ["KIND is 'tail', but it must be among heatmap, animation"]),
         (["heatmap", one, "--output", "tail.gif"], ["`output` is 'tail.gif'", ".png or .svg or .pdf"]),
         (["animation", one, "--output", "tail.png"], ["`output` is 'tail.png'", ".gif"]),
+        (["heatmap", one, "--output", one / "config.json" / "a.png"], ["config.json is a file"]),
         (["heatmap", one, "--max-new-tokens", 0], ["`max_new_tokens` is 0, but it must be at least 1"]),
         (["heatmap", one, "--tail-length", 0], ["`tail_length` is 0"]),
         (["heatmap", one, "a", "b"], ["does not use a second PROMPT"]),

@@ -26,7 +26,7 @@ FORMATS, MOVING = (".png", ".svg", ".pdf"), (".gif",)
 COLOURS = ("#e8590c", "#3b82d6", "#2f9e44", "#9c36b5", "#868e96", "#f08c00")
 RAW, MATURE = "#f3f4f6", "#4cbb83"  # behind black text: of a vector far from every token, and of one that is a token
 SHADES = 40  # with more, an SVG would hold its colour bar as a bitmap
-OFF = "#8a9099"  # a token that is not the one committed there later
+OFF, NOTE = "#5b6470", "#8a9099"  # a token that is not the one committed there later; what explains a picture
 SHOWN_SLOTS, TOKEN, CONTEXT = 12, 12, 30  # of a heat map: columns, characters of a token, of the text before the tail
 # Of an animation: characters of a row, pixels of a character (of DejaVu Sans Mono), of a line and around all of it,
 # frames of the whole text.
@@ -137,7 +137,8 @@ def heatmap(run: Run, steps: int = 16):
         axis.text(slot + 1, place + 1, word, ha="center", va="center", fontsize=9, color=colour, style=slant)
     for place, row in enumerate(rows, start=1):
         outline: dict[str, Any] = {"fill": False, "edgecolor": "#1b7f4d", "linewidth": 1.1}
-        axis.add_patch(Rectangle((0.54, place - 0.44), min(row["committed"], width) - 0.08, 0.88, **outline))
+        if row["committed"]:
+            axis.add_patch(Rectangle((0.54, place - 0.44), min(row["committed"], width) - 0.08, 0.88, **outline))
     texts = [run.tokenizer.decode(run.committed(row), skip_special_tokens=True) for row in rows]
     numbers = [f"{step:2d}".replace(" ", "\N{FIGURE SPACE}") for step in range(1, len(rows) + 1)]
     axis.set_yticks(
@@ -158,7 +159,7 @@ def heatmap(run: Run, steps: int = 16):
         "Grey: another token is committed there in the end."
     )
     axis.text(0, -0.02, textwrap.fill(note, int(13 * inches * width)), transform=axis.transAxes, va="top", fontsize=8,
-              color=OFF)  # fmt: skip
+              color=NOTE)  # fmt: skip
     bar = picture.colorbar(cells, ax=axis, fraction=0.03, pad=0.02)
     bar.set_label("distance to the nearest embedding, in R", fontsize=9)
     bar.outline.set_visible(False)

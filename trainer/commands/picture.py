@@ -9,7 +9,7 @@ import torch
 
 from .. import pictures
 from ..arguments import OneLineParser, argument, given_settings, maturation_flags
-from ..checkpoints import in_the_box, load_model, load_tokenizer, read_json, tokmat_config
+from ..checkpoints import check_folder, in_the_box, load_model, load_tokenizer, read_json, tokmat_config
 from ..data import count_tokens, load_documents, tokenize_and_pack
 from ..evaluation.look_ahead import tail_agreement
 from ..evaluation.measures import interval
@@ -80,6 +80,7 @@ def check(kind: str, options: PictureArguments, prompts: list[str], settings: di
     path = Path(options.output or kind + formats[0])
     if path.suffix not in formats or path.is_dir():
         raise ValueError(f"`output` is {str(path)!r}, but {kind} needs a file named {' or '.join(formats)}")
+    check_folder(str(path.parent))
     for name in ("max_new_tokens", "steps", "frames_per_second"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` is {getattr(options, name)}, but it must be at least 1")
