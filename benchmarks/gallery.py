@@ -19,6 +19,10 @@ from trainer.evaluation.prompts import held_out_prompts
 from trainer.evaluation.report import pieces
 
 PROMPT_TOKENS, NEW_TOKENS, LONG = 16, 100, 500
+PICTURE = (
+    'tokmat picture animation stories "Once upon a time, there was a little girl named Lily who" --commit verified '
+    "--output docs/gallery.gif"
+)
 FRONT = {"commit": "front"}
 INTERVENTIONS = (
     ("as it is", FRONT),
@@ -68,6 +72,8 @@ def main() -> None:
         "there before.",
         "",
         "![A story maturing](gallery.gif)",
+        "",
+        f"<sub>From `{PICTURE}`.</sub>",
         "",
     ]
     for number, (ids, human) in enumerate(zip(prompts.ids, prompts.human), start=1):

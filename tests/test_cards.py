@@ -10,11 +10,13 @@ import sys
 import pytest
 from command_line import assert_one_line_error, invoke
 from huggingface_hub import ModelCard
+from PIL import Image
 
-from trainer.cards import CardOptions, make_card
+from trainer.cards import CardOptions, make_card, write_card
 from trainer.checkpoints import load_model, load_tokenizer, save_origin
 from trainer.conversion import from_autoregressive
-from trainer.tail_adapter import save_tail_adapter
+from trainer.hub import prepare
+from trainer.tail_adapter import attach_folder, save_tail_adapter
 from trainer.training_run import TrainingPlan, origin_of
 
 FEW = "--prompts 3 --prompt-tokens 6 --new-tokens 10 --seeds 1 --mauve-continuations 0".split()
@@ -79,8 +81,12 @@ def test_a_card_shows_what_was_measured_and_what_its_snippet_printed(folder, res
     lines = tail.splitlines()
     assert [line[:7] for line in lines] == ["step  1", "step 10", "step 20", "step 30"]
     assert all(re.search(r"\|  '.*' 0\.9\d?", line) for line in lines)
+    assert "![How the sample matured, step by step](pictures/heatmap.png)" in load
+    with Image.open(folder / "pictures" / "heatmap.png") as image:
+        image.load()
+    assert not list(folder.glob(".card-*")) and "losses" not in str(card)
     assert "CDLA-Sharing-1.0" in section(card, "Licence") and "Apache-2.0" in section(card, "Licence")
-    assert "2601.04854" in section(card, "Citation")
+    assert "2601.04854" in section(card, "Citation") and "It continues text" in section(card, "Use and limits")
 
 
 def test_what_is_not_known_is_left_out(folder):
@@ -105,8 +111,13 @@ def test_a_training_run_notes_what_a_card_tells(trained, story_file, tmp_path):
     assert origin["data"] == ["stories.txt"] and "datasets" not in origin and "base_model" not in origin
     assert origin["settings"].items() >= {"per_device_train_batch_size": 4, "seed": 3, "block_size": 32}.items()
     shutil.copytree(trained[0], tmp_path / "model")
-    card = make_card(tmp_path / "model", CardOptions(sample=False))
+    card = ModelCard.load(write_card(tmp_path / "model", CardOptions(sample=False), overwrite=True))
     trained_how = section(card, "How it was trained")
+    assert "![The curves of the training](pictures/losses.png)" in trained_how and "heatmap" not in str(card)
+    assert [path.name for path in (tmp_path / "model" / "pictures").iterdir()] == ["losses.png"]
+    assert "pictures/losses.png" in prepare(tmp_path / "model").files
+    # A picture of an earlier card is no picture of this one.
+    assert "losses.png" not in str(make_card(tmp_path / "model", CardOptions(sample=False, pictures=False)))
     assert (
         "| steps | 4 |" in trained_how and "| data | stories.txt |" in trained_how and "| `seed` | 3 |" in trained_how
     )
@@ -139,13 +150,14 @@ def test_wrong_cards_are_refused(folder, results, tmp_path):
     (folder / "modeling_tokmat.py").write_text("raise RuntimeError('broken here')")
     result = invoke("card", folder, "--overwrite", "--trust-remote-code")
     assert_one_line_error(result, "the loading snippet", "does not run", "broken here")
-    assert (folder / "README.md").read_text() == "mine" and not (folder / ".README.md.tmp").exists()
+    assert (folder / "README.md").read_text() == "mine"
+    assert not list(folder.glob(".card-*")) and not (folder / "pictures").exists()
     assert_one_line_error(invoke("card", tmp_path / "none"), "there is no folder")
     (tmp_path / "empty").mkdir()
     assert_one_line_error(invoke("card", tmp_path / "empty"), "no TokMat model, tail adapter or LoRA adapter")
 
 
-def test_the_card_of_a_tail_adapter(models, tmp_path):
+def test_the_card_of_a_tail_adapter(models, story_file, tmp_path):
     fields = {"tail_adapter_rank": 4, "train": "tail", "parallel_tails": 2, "film_scope": "tail", "max_tail_length": 8}
     model = from_autoregressive(load_model(str(models[2])), **fields)
     save_tail_adapter(model, tmp_path / "tail", "me/base")
@@ -154,9 +166,28 @@ def test_the_card_of_a_tail_adapter(models, tmp_path):
     assert result.exit_code == 0, result.output
     card = ModelCard.load(tmp_path / "tail" / "README.md")
     assert card.data.base_model == "me/base" and card.data["base_model_relation"] == "adapter"
+    assert "It drafts for this one model" in section(card, "Use and limits") and "seed" not in str(card)
     assert "tail-adapter" in card.data.tags and "tokmat attach me/base me/tail attached" in str(card)
     assert "Once upon a time" in section(card, "Load it") and "rank 4" in section(card, "What it is")
-    assert "/tmp" not in str(card)
+    assert "/tmp" not in str(card) and (tmp_path / "tail" / "pictures" / "heatmap.png").is_file()
+
+    # Its figures are those of the model that it is a part of.
+    attach_folder(str(models[2]), str(tmp_path / "tail"), tmp_path / "attached")
+    flags = ["--data", story_file, *FEW, "--look-ahead", 3, "--verified-prompts", 1]
+    result = invoke("evaluate", tmp_path / "attached", *flags, "--output", tmp_path / "results")
+    assert result.exit_code == 0, result.output
+    card = make_card(tmp_path / "tail", CardOptions(results=tmp_path / "results", sample=False))
+    assert {entry.metric_type for entry in card.data.eval_results} >= {"rep_2", "loop"}
+    measured = section(card, "What was measured")
+    assert "verified_tokens_per_forward" in measured and "tokmat evaluate attached --data stories.txt" in measured
+
+
+def test_a_card_without_matplotlib_has_no_pictures_and_says_so(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = invoke("card", folder)
+    assert result.exit_code == 0, result.output
+    assert 'no pictures: a picture needs matplotlib: pip install "tokmat[eval]"' in result.output
+    assert "pictures/" not in (folder / "README.md").read_text() and not (folder / "pictures").exists()
 
 
 def test_the_card_of_a_lora_adapter_takes_the_place_of_a_form(models, tmp_path):
@@ -176,3 +207,4 @@ def test_the_card_of_a_lora_adapter_takes_the_place_of_a_form(models, tmp_path):
     assert card.data.library_name == "peft" and card.data.base_model == "me/story"
     assert 'PeftModel.from_pretrained(base, "me/lora")' in str(card) and "rank 2" in section(card, "What it is")
     assert "Once upon a time" in section(card, "Load it") and "More Information Needed" not in str(card)
+    assert "It fits the base that it was trained on" in section(card, "Use and limits")

@@ -82,7 +82,7 @@ def test_several_models_and_mauve_in_one_table(models, story_file, tmp_path):
     html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     found = Page(html)
     assert not found.open and is_self_contained(html)
-    assert found.tags.count("svg") == 4  # against the judge, every measure, two tails
+    assert found.tags.count("svg") == 6  # against the judge, every measure, two tails, two texts while they matured
     ids = [value for name, value in found.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert set(names) <= {word.strip() for word in found.words} and "one, two: evaluation" in found.text

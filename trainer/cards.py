@@ -4,8 +4,6 @@
 import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,52 +12,20 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-import modeling_tokmat
 from modeling_tokmat import TokMatConfig
 
+from .card_samples import LORA, MODEL, PROMPT, TAIL, snippet, take_sample
 from .checkpoints import ORIGIN, read_json, tokmat_config
 from .evaluation.table import COLUMNS, columns, markdown
 from .hub import PICTURES, has_card, listed
-from .tail_adapter import attach_folder
+from .pictures import NotInstalled, heatmap, losses, save
+from .traces import Run
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 TAGS = ("custom_code", "token-maturation", "arxiv:2601.04854")
-PROMPT, NEW_TOKENS, SHOWN_STEPS, SHOWN_SLOTS = "Once upon a time", 40, (1, 10, 20, 30), 6
-MODEL, TAIL, LORA = "model", "tail adapter", "LoRA adapter"
-LOAD = {
-    MODEL: """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained({name}, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained({name}, trust_remote_code=True)
-""",
-    LORA: """\
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base}, trust_remote_code=True)
-model = PeftModel.from_pretrained(base, {name}).eval()
-tokenizer = AutoTokenizer.from_pretrained({base}, trust_remote_code=True)
-""",
-}
-LOAD[TAIL] = LOAD[MODEL]
-WRITE = """\
-inputs = tokenizer({prompt}, return_tensors="pt")
-ids = model.generate(**inputs, max_new_tokens={new_tokens})
-print(tokenizer.decode(ids[0]))
-"""
-# Goes on in the process that ran the snippet.
-PROBE = """
-import json, torch, transformers
-output = model.generate(**inputs, max_new_tokens={new_tokens}, return_dict_in_generate=True, output_maturation=True)
-ids, prompt, rows = output.sequences[0].tolist(), inputs["input_ids"].shape[1], []
-for number, step in enumerate(output.maturation, 1):
-    if number in {steps}:
-        tail = [tokenizer.decode([token]) for token in step.token_ids[0, :{slots}].tolist()]
-        committed = tokenizer.decode(ids[: prompt + int(step.position[0])])
-        rows.append([number, committed, tail, step.maturity[:{slots}].tolist()])
-print("\\x1e" + json.dumps({{"rows": rows, "torch": torch.__version__, "transformers": transformers.__version__}}))
-"""
+# What is drawn for a card, by its name in the folder, and what is written under it.
+HEATMAP, LOSSES = "pictures/heatmap.png", "pictures/losses.png"
+CAPTIONS = {HEATMAP: "How the sample matured, step by step", LOSSES: "The curves of the training"}
 
 
 @dataclass
@@ -71,6 +37,7 @@ class CardOptions:
         license, data_license: of the weights, and of what they were trained on.
         results: the results.json of `tokmat evaluate`. prompt: of the sample; the first that was evaluated if None.
         source: where an adapter's base lies here. sample: run the loading snippet, and show what it writes.
+        pictures: draw how the sample matured, and the curves of the training, where they are known.
         trust_remote_code: run code that is not this package's.
     """
 
@@ -84,11 +51,12 @@ class CardOptions:
     prompt: str | None = None
     source: str | None = None
     sample: bool = True
+    pictures: bool = True
     trust_remote_code: bool = False
 
 
 def write_card(folder: Path, options: CardOptions, overwrite: bool = False) -> Path:
-    """Write README.md of a model or adapter.
+    """Write README.md of a model or adapter, and its pictures.
 
     Raises:
         ValueError: as for `make_card`, or a card is there that is not to be overwritten.
@@ -96,17 +64,21 @@ def write_card(folder: Path, options: CardOptions, overwrite: bool = False) -> P
     path = folder / "README.md"
     if has_card(folder) and not overwrite:
         raise ValueError(f"{path} exists: --overwrite replaces it")
-    temporary = folder / ".README.md.tmp"
-    try:
-        make_card(folder, options).save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    kind_of(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".card-") as temporary:
+        make_card(folder, options, Path(temporary)).save(Path(temporary) / path.name)
+        for name in (HEATMAP, LOSSES, path.name):
+            if (Path(temporary) / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(Path(temporary) / name, folder / name)
     return path
 
 
-def make_card(folder: Path, options: CardOptions) -> ModelCard:
+def make_card(folder: Path, options: CardOptions, drawn: Path | None = None) -> ModelCard:
     """The card of a model, tail adapter or LoRA adapter; sections of which nothing is known are left out.
+
+    Args:
+        drawn: a folder for the pictures that it shows and that are not in `folder` yet; none are drawn without it.
 
     Raises:
         ValueError, OSError: no model or adapter, results of another one, or a snippet that does not run.
@@ -120,7 +92,13 @@ def make_card(folder: Path, options: CardOptions) -> ModelCard:
     held_out = {name: value for name, value in read_json(folder / "eval_results.json").items() if name in HELD_OUT}
     prompt = options.prompt or first_prompt(options.results) or PROMPT
     name = options.repo_id or folder.resolve().name
-    sample = take_sample(folder, kind, base, prompt, options) if options.sample else None
+    sample = None
+    if options.sample:
+        sample = take_sample(folder, kind, options.source or base, prompt, options.trust_remote_code)
+    training = read_json(folder / "trainer_state.json")
+    pictures = {file: file for file in upload.files if file.endswith(PICTURES) and file not in CAPTIONS}
+    if drawn is not None and options.pictures:
+        pictures |= draw(drawn, sample["run"] if sample else None, training.get("log_history", []))
     data = ModelCardData(
         model_name=name.split("/")[-1],
         eval_results=[*evaluated(result, row), *held_out_results(held_out, run)] or None,
@@ -144,12 +122,13 @@ def make_card(folder: Path, options: CardOptions) -> ModelCard:
         sample=sample,
         settings=settings(folder, kind, upload.files),
         run=run,
-        training=read_json(folder / "trainer_state.json"),
+        training=training,
         held_out={HELD_OUT[name]: f"{value:.4g}" for name, value in held_out.items()},
         table=markdown(result) if result else None,
         result=result,
         row=row,
-        pictures=[file for file in upload.files if file.endswith(PICTURES)],
+        pictures=pictures,
+        losses=pictures.pop(LOSSES, None) and LOSSES,
         data_license=options.data_license,
         code="config.json" in upload.files,
     )
@@ -252,6 +231,19 @@ def _result(kind: str, name: str, value: float, **kwargs) -> EvalResult:
     return EvalResult(metric_type=kind, metric_name=name, metric_value=round(value, 4), **task, **kwargs)
 
 
+def draw(folder: Path, run: Run | None, history: list[dict]) -> dict[str, str]:
+    """Draw what is known into `folder`: captions by name. Without matplotlib that is nothing, and a line says so."""
+    known = {HEATMAP: run and (heatmap, run), LOSSES: any("loss" in entry for entry in history) and (losses, history)}
+    try:
+        for name, picture in known.items():
+            if picture:
+                save(picture[0](picture[1]), folder / name)
+    except NotInstalled as error:
+        print(f"The card has no pictures: {error}", flush=True)
+        return {}
+    return {name: CAPTIONS[name] for name, picture in known.items() if picture}
+
+
 # -- what it is -------------------------------------------------------------------------------------------------------
 
 
@@ -301,69 +293,3 @@ def settings(folder: Path, kind: str, files: dict[str, int]) -> dict[str, str]:
 def count_parameters(path: Path) -> int:
     with safe_open(path, "pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-
-
-# -- the snippet and what it writes -----------------------------------------------------------------------------------
-
-
-def snippet(kind: str, name: str, base: str, prompt: str) -> str:
-    load = LOAD[kind].format(name=json.dumps(name), base=json.dumps(base))
-    return load + WRITE.format(prompt=json.dumps(prompt, ensure_ascii=False), new_tokens=NEW_TOKENS)
-
-
-def take_sample(folder: Path, kind: str, base: str | None, prompt: str, options: CardOptions) -> dict:
-    """Run the card's snippet on the folder, in a process that has none of this package's code, and watch the tail.
-
-    Returns:
-        what it printed, `text`; lines that show the tail at some steps, `tail`; `torch` and `transformers`.
-
-    Raises:
-        ValueError: code that is not this package's, no base for an adapter, or a snippet that fails.
-    """
-    source = options.source or base
-    if kind != MODEL and source is None:
-        raise ValueError(f"{folder} does not say what it is an adapter of: give --source, or --no-sample")
-    with tempfile.TemporaryDirectory() as elsewhere:
-        place, beside = str(folder.resolve()), str(source)
-        if kind == TAIL:
-            place = str(Path(elsewhere) / "attached")
-            attach_folder(beside, str(folder), Path(place))
-        else:
-            beside = str(Path(beside).resolve()) if Path(beside).is_dir() else beside
-            check_code(beside if kind == LORA else place, options.trust_remote_code)
-        steps = {"steps": SHOWN_STEPS, "slots": SHOWN_SLOTS, "new_tokens": NEW_TOKENS}
-        code = snippet(kind, place, beside, prompt) + PROBE.format(**steps)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        environment |= {"HF_MODULES_CACHE": f"{elsewhere}/modules", "PYTHONIOENCODING": "utf-8"}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, encoding="utf-8")
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ValueError(f"the loading snippet of the card of {folder} does not run: {last[0]}")
-    text, _, found = done.stdout.rpartition("\x1e")
-    sample = json.loads(found)
-    return {**sample, "text": text.rstrip("\n"), "prompt": prompt, "tail": [_shown(*row) for row in sample["rows"]]}
-
-
-def _shown(number: int, committed: str, tail: list[str], maturity: list[float]) -> str:
-    slots = "  ".join(f"{token!r} {value:.2f}" for token, value in zip(tail, maturity))
-    return f"step {number:2}  ...{committed[-40:]!r}  |  {slots}"
-
-
-def check_code(place: str, trusted: bool) -> None:
-    """Raises:
-    ValueError: the snippet would run code that is not this package's, and that nobody said is trusted.
-    """
-    own = Path(modeling_tokmat.__file__).parent
-    files = list(Path(place).glob("*.py")) if Path(place).is_dir() else []
-    same = [(own / file.name).is_file() and (own / file.name).read_bytes() == file.read_bytes() for file in files]
-    if not trusted and not (files and all(same)):
-        what = (
-            "is on the Hub, and its code"
-            if not Path(place).is_dir()
-            else "holds code that is not this package's, which"
-        )
-        raise ValueError(
-            f"{place} {what} is not run unasked: read it, and make the card with `tokmat card "
-            "--trust-remote-code` if you trust it, or with --no-sample"
-        )

@@ -68,6 +68,9 @@ _forwarded(
     "reproduce",
     "The studies of the paper, each with figures, a picture and a verdict: `tokmat reproduce --output runs/small`.",
 )
+_forwarded(
+    "picture", "Draw a maturing tail, what it knows, or a training: `tokmat picture heatmap MODEL --output tail.png`."
+)
 
 
 @app.command()
@@ -110,6 +113,7 @@ def card(
     prompt: Annotated[str | None, typer.Option(help="Of the sample; the first evaluated prompt if not given.")] = None,
     source: Annotated[str | None, typer.Option(help="Where an adapter's base lies on this machine.")] = None,
     sample: Annotated[bool, typer.Option(help="Run the loading snippet, and show what it writes.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw how the sample matured, and the curves of training.")] = True,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code of the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace README.md.")] = False,
 ) -> None:
@@ -121,9 +125,8 @@ def card(
         "language": language,
     }
     known |= {"license": license, "data_license": data_license, "results": results, "prompt": prompt}
-    _run(
-        "card", model, known | {"source": source, "sample": sample, "trust_remote_code": trust_remote_code}, overwrite
-    )
+    known |= {"source": source, "sample": sample, "pictures": pictures, "trust_remote_code": trust_remote_code}
+    _run("card", model, known, overwrite)
 
 
 @app.command()

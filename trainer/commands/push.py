@@ -27,7 +27,7 @@ def run(
         for name, size in upload.files.items():
             print(f"  {shown_size(size):>9}  {name}")
         if makes_card:
-            print("             README.md, a card that is made first (tokmat card)")
+            print("             README.md, a card that is made first, with pictures (tokmat card)")
         print(f"  {shown_size(sum(upload.files.values())):>9}  in all")
         for name, why in upload.left_out.items():
             print(f"Left out: {name} ({why})")

@@ -6,6 +6,8 @@ import re
 from html import escape
 from typing import Any
 
+from ..pictures import RC, figure, guidance, heatmap
+from ..traces import Run
 from .table import COLUMNS, cell, columns
 
 SAMPLES = 12
@@ -14,9 +16,9 @@ PICTURES = (
     "baseline without chance, green the baseline with sampling."
 )
 INK = "#123456"  # drawn in this colour, and replaced by the page's own: black on white or white on black
+WIDTH = 9.5  # of a picture, in inches
 DRAWING: dict[Any, Any] = {
-    "font.size": 10,
-    "text.parse_math": False,  # a folder's name may hold dollars
+    **RC,
     "svg.hashsalt": "tokmat",  # the same ids in every run
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
@@ -38,12 +40,13 @@ small, .note { color: var(--faint); font-size: .85rem; } td small { display: blo
 """
 
 
-def page(result: dict, samples: list[dict]) -> str:
+def page(result: dict, samples: list[dict], watched: dict[str, Run] | None = None) -> str:
     """The whole page.
 
     Args:
         result: of `tokmat evaluate`, intervals as tuples.
         samples: per prompt {"prompt": text, name of a decoder: `pieces` of what it wrote, ...}.
+        watched: by row of the table, how its text after the first prompt matured.
     """
     from matplotlib import rc_context
 
@@ -53,6 +56,8 @@ def page(result: dict, samples: list[dict]) -> str:
         pictures["Every measure"] = _measures(result)
         for name, found in _look_ahead(result).items():
             pictures[f"What the tail knows{name}: share of later commits foreseen by slot k"] = _tail(found)
+        for name, run in (watched or {}).items():
+            pictures[f"How the text after the first prompt matured, {name}"] = _svg(heatmap(run))
     parts = [f"<h1>{title}</h1>", _settings(result), _results(result), f'<p class="note">{PICTURES}</p>']
     for number, (heading, drawn) in enumerate(pictures.items()):
         if drawn:
@@ -133,21 +138,9 @@ def _colour(name: str) -> str:
     return "#e8590c" if name.startswith("tokmat") else "#2f9e44" if "nucleus" in name or "top-k" in name else "#3b82d6"
 
 
-def _figure(height: float, rows: int = 1, across: int = 1, **kwargs):
-    from matplotlib.figure import Figure
-
-    figure = Figure((9.5, height), layout="constrained")
-    axes = figure.subplots(rows, across, squeeze=False, **kwargs)
-    for one in axes.flat:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(color=INK, alpha=0.12)
-        one.set_axisbelow(True)
-    return figure, axes
-
-
-def _svg(figure) -> str:
+def _svg(drawn) -> str:
     text, left_out = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=left_out)
+    drawn.savefig(text, format="svg", transparent=True, metadata=left_out)
     found = text.getvalue()
     found = re.sub(r' xmlns(:xlink)?="[^"]*"', "", found[found.index("<svg") :])  # HTML knows them
     return found.replace(INK, "currentColor")
@@ -171,7 +164,7 @@ def _against_judge(decoders: list[dict]) -> str:
     if not rows:
         return ""
     height = max(4.8, 0.32 * len(rows) + 1)  # inches
-    figure, axes = _figure(height)
+    drawn, axes = figure(WIDTH, height)
     axes = axes[0, 0]
     for row in rows:
         x, y, colour = row["judge_perplexity"], row["rep_2"], _colour(row["name"])
@@ -209,14 +202,14 @@ def _against_judge(decoders: list[dict]) -> str:
             color=INK,
             arrowprops={"arrowstyle": "-", "color": _colour(row["name"]), "lw": 0.7, "alpha": 0.6, "relpos": (0, 0.5)},
         )
-    return _svg(figure)
+    return _svg(drawn)
 
 
 def _measures(result: dict) -> str:
     """A panel per measure but the judge's, decoders below one another, the human value as a line."""
     rows, names = result["decoders"], [name for name in columns(result) if name != "judge_perplexity"]
     down = -(-len(names) // 3)
-    figure, axes = _figure(down * (0.26 * len(rows) + 0.9), down, 3, sharey=True)
+    drawn, axes = figure(WIDTH, down * (0.26 * len(rows) + 0.9), down, 3, sharey=True)
     for one, name in zip(axes.flat, names):
         one.set_title(COLUMNS[name], fontsize=10)
         for place, row in enumerate(rows):
@@ -226,25 +219,16 @@ def _measures(result: dict) -> str:
         one.locator_params(axis="x", nbins=4)
     for one in axes.flat[len(names) :]:
         one.set_visible(False)
-    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
+    drawn.get_layout_engine().set(wspace=0.06, hspace=0.06)
     axes[0, 0].set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes[0, 0].invert_yaxis()
-    return _svg(figure)
+    return _svg(drawn)
 
 
 def _tail(found: dict) -> str:
-    """Bars of tail_acc_k, without guidance and with it."""
-    slots = [int(name.rpartition("_")[2]) for name in found if name.startswith("tail_acc")]
-    figure, axes = _figure(3.2)
-    axes = axes[0, 0]
-    bars = (("tail_acc", "as decoded", -0.2, "#e8590c"), ("guided_tail_acc", "guidance 2", 0.2, "#3b82d6"))
-    for key, text, shift, colour in bars:
-        values = [found[f"{key}_{slot}"] for slot in slots]
-        places, heights = [slot + shift for slot in slots], [value[0] for value in values]
-        errors = [sum((_error(value)[side] for value in values), []) for side in (0, 1)]
-        axes.bar(places, heights, 0.36, yerr=errors, color=colour, label=text, ecolor=INK, capsize=2)
-    axes.set_xticks(slots)
-    axes.set_xlabel("slot k")
-    axes.set_ylabel("tail_acc_k")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    return _svg(figure)
+    """tail_acc_k, without guidance and with it."""
+    names = {"as decoded": "tail_acc", "guidance 2": "guided_tail_acc"}
+    slots = range(2, sum(name.startswith("tail_acc") for name in found) + 1)
+    if not slots:
+        return ""
+    return _svg(guidance({label: [found[f"{name}_{slot}"] for slot in slots] for label, name in names.items()}))

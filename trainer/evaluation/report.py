@@ -37,7 +37,7 @@ def save(evaluation: Evaluation, folder: Path) -> None:
         "results.json": json.dumps(result, indent=2),
         "results.md": markdown(result),
         "samples.json": json.dumps(samples, indent=2, ensure_ascii=False),
-        "index.html": page(result, marked),
+        "index.html": page(result, marked, evaluation.watched),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from ..arguments import EvaluateArguments
 from ..checkpoints import check_folder, in_the_box, load_model, load_tokenizer, model_kind, tokmat_config
 from ..data import load_documents
+from ..pictures import require_matplotlib
+from ..traces import Run, watch
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
 from .look_ahead import what_the_tail_knows
@@ -29,12 +31,14 @@ OWN_JUDGE = "The judge is one of the baselines, so its perplexity favours what t
 
 @dataclass
 class Evaluation:
-    """Figures by row of the table (`result`, as results.json has them), and the texts that they are of."""
+    """Figures by row of the table (`result`, as results.json has them), the texts that they are of, and how the first
+    of each TokMat model matured."""
 
     result: dict
     written: list[Continuations]
     prompts: Prompts
     tokenizer: PreTrainedTokenizerBase
+    watched: dict[str, Run]
 
 
 def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> Evaluation:
@@ -98,7 +102,10 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
             result["look_ahead"] = found[next(iter(tokmats))]["look_ahead"]
         if places is not None:
             add_mauve(result, options, plans, *places, judge, advance)
-    return Evaluation(result, written, prompts, tokenizer)
+    first, length = prompts.ids[0].tolist(), options.new_tokens
+    seen = tokmats.items() if options.output else ()
+    watched = {name: watch(model, tokenizer, first, length, **settings) for name, model in seen}
+    return Evaluation(result, written, prompts, tokenizer, watched)
 
 
 def check_options(options: EvaluateArguments) -> None:
@@ -115,7 +122,7 @@ def check_options(options: EvaluateArguments) -> None:
         mauve.require_mauve()
     if options.output:
         check_folder(options.output)
-        require_matplotlib()
+        require_matplotlib("--output")
 
 
 def check_judge(judge: str, baselines: list[str]) -> None:
@@ -161,16 +168,6 @@ def described(models: list[str], options: EvaluateArguments, settings: dict, pro
         "settings": settings,
         "conventions": [*CONVENTIONS, *(note for note, holds in notes.items() if holds)],
     }
-
-
-def require_matplotlib() -> None:
-    """Raises:
-    ValueError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError('--output draws pictures with matplotlib: pip install "tokmat[eval]"') from error
 
 
 def base_name(name: str) -> str:

@@ -1,11 +1,11 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """How far embeddings move when they are learned (paper 5.4, Fig. 3)."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .. import pictures
 from ..data import load_documents
 from .lab import Finding, Lab
 
@@ -15,7 +15,7 @@ NEIGHBOURS = 10
 @torch.no_grad()
 def study(lab: Lab) -> Finding:
     before, after = (_rows(lab, path) for path in (lab.start(), lab.tokmat()))
-    drift = (1 - (before * after).sum(-1)).numpy()
+    drift = pictures.drifts(before, after)
     kept = (_nearest(before)[:, :, None] == _nearest(after)[:, None, :]).any(-1).float().mean(-1).numpy()
     counts = np.zeros(len(drift))
     for text in load_documents(str(lab.texts["train"]))["text"]:
@@ -33,15 +33,6 @@ def study(lab: Lab) -> Finding:
     median, largest = float(np.median(drift)), float(drift.max())
     share = float((drift > 2 * median).mean())
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    axes[0].hist(drift, bins=60)
-    axes[0].set(xlabel="drift: 1 - cosine, before and after training", ylabel="tokens", yscale="log")
-    axes[1].scatter(counts[seen], drift[seen], s=4, alpha=0.4)
-    axes[1].set(xlabel="occurrences in the training text", ylabel="drift", xscale="log")
-    for token in (*order[-2:], *order[:2]):
-        if seen[token]:
-            axes[1].annotate(names[token], (counts[token], drift[token]), fontsize=7, xytext=(3, 2),
-                             textcoords="offset points")  # fmt: skip
     return Finding(
         claim="Learned embeddings drift from where they began; the paper shows by how much, and which.",
         finding=f"Between the autoregressive start and the trained model the median drift (1 - cosine) is "
@@ -50,7 +41,7 @@ def study(lab: Lab) -> Finding:
         f"with frequency: {correlation:+.2f}.",
         verdict=lab.verdict("measured"),
         rows=rows,
-        figure=figure,
+        figure=pictures.drift(drift, names, counts),
         text=_lists(names, drift, kept, counts, order, before, after),
     )
 

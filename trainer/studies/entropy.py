@@ -1,9 +1,9 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Entropy over maturation, while the direction converges (paper 5.2, Fig. 2)."""
 
-import matplotlib.pyplot as plt
 import torch
 
+from .. import pictures
 from ..evaluation.decoders import continue_prompts
 from .lab import Finding, Lab
 
@@ -60,19 +60,8 @@ def study(lab: Lab) -> Finding:
     gain = rows[-1]["cosine_to_committed"] - rows[0]["cosine_to_committed"]
     constant, converges = spread < 0.1, gain > 0.2
     verdict = lab.verdict("holds" if constant and converges else "partly" if converges else "does not hold")
-    scale, vocabulary = model.config.logit_scale, model.config.vocab_size
+    vocabulary = model.config.vocab_size
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    ages = [row["age"] for row in rows]
-    axes[0].plot(ages, entropies, marker="o", label=f"logit scale {scale:g} (the model's distribution)")
-    axes[0].plot(ages, [row["entropy_temperature_1"] for row in rows], marker="s", label="temperature 1")
-    axes[0].set(xlabel="updates since the embryo", ylabel="entropy, nats", ylim=(0, None))
-    axes[0].legend()
-    for column, label in (("cosine_to_committed", "cosine to the committed embedding"),
-                          ("top_is_committed", "nearest token is the committed one")):  # fmt: skip
-        axes[1].plot(ages, [row[column] for row in rows], marker="o", label=label)
-    axes[1].set(xlabel="updates since the embryo", ylim=(None, 1.02))
-    axes[1].legend()
     return Finding(
         claim="Entropy stays nearly constant (about 3.9 nats) over maturation while the direction converges.",
         finding=f"At the model's own logit scale entropy goes from {first:.2f} to {last:.2f} nats (it varies by "
@@ -81,7 +70,7 @@ def study(lab: Lab) -> Finding:
         f"embedding goes from {rows[0]['cosine_to_committed']:.2f} to {rows[-1]['cosine_to_committed']:.2f}.",
         verdict=verdict,
         rows=rows,
-        figure=figure,
+        figure=pictures.entropy(rows),
         text=_candidates(found, lab.tokenizer),
     )
 

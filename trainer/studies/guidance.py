@@ -1,10 +1,9 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Guidance and the look-ahead of the tail (paper 5.6, Fig. 5)."""
 
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
+from .. import pictures
 from ..evaluation.decoders import continue_prompts
 from ..evaluation.look_ahead import agreement_with_commits
 from ..evaluation.measures import interval
@@ -17,7 +16,7 @@ SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 def study(lab: Lab) -> Finding:
     model = lab.load_tokmat(lab.tokmat())
     prompts = lab.prompts(50)
-    rows, shares, tails = [], {}, []
+    rows, shares, known, tails = [], {}, {}, []
     for scale in SCALES:
         agreement, written = [], []
         for ids in prompts.ids.split(50):
@@ -29,8 +28,8 @@ def study(lab: Lab) -> Finding:
                 tails.append(_tail(output, lab.tokenizer, scale))
         shares[scale] = torch.cat(agreement).numpy()
         row = {"guidance_scale": scale}
-        for slot in range(2, TAIL_LENGTH + 1):
-            ends = interval(shares[scale][:, slot - 1])
+        known[f"s = {scale:g}"] = [interval(shares[scale][:, slot - 1]) for slot in range(2, TAIL_LENGTH + 1)]
+        for slot, ends in enumerate(known[f"s = {scale:g}"], start=2):
             row |= with_ends(f"slot_{slot}", ends)
         rows.append(row | lab.measure([torch.cat(written)], prompts))
     change = interval((shares[2.0] - shares[1.0])[:, 1:4].mean(axis=1))  # paired by prompt, slots 2 to 4
@@ -38,16 +37,6 @@ def study(lab: Lab) -> Finding:
     off, on = rows[SCALES.index(1.0)], rows[SCALES.index(2.0)]
     best = max(rows, key=lambda row: row["slot_2"])
 
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    slots = np.arange(2, TAIL_LENGTH + 1)
-    for place, row in enumerate(rows):
-        middle = np.array([row[f"slot_{slot}"] for slot in slots])
-        low, high = (np.array([row[f"slot_{slot}_{end}"] for slot in slots]) for end in ("low", "high"))
-        beside = slots + 0.08 * (place - len(rows) / 2)
-        label = f"s = {row['guidance_scale']:g}"
-        axis.errorbar(beside, middle, (middle - low, high - middle), marker="o", capsize=3, label=label)
-    axis.set(xlabel="slot", ylabel="share later committed there", ylim=(0, None))
-    axis.legend(title="guidance")
     return Finding(
         claim="The tail reads as noise at guidance 1 and as look-ahead at guidance 2.",
         finding=f"Slot 2 holds the token committed there later in {off['slot_2']:.0%} of steps at s = 1 and in "
@@ -57,7 +46,7 @@ def study(lab: Lab) -> Finding:
         f"{on['judge_perplexity']:.2f} at s = 2.",
         verdict=verdict,
         rows=rows,
-        figure=figure,
+        figure=pictures.guidance(known),
         text="\n\n".join(tails),
     )
 
