@@ -9,7 +9,7 @@
 # 1 ar       both begin as one autoregressive model
 # 2 twin     goes on as it began
 # 3 front    the same steps and text, with phrases of the past as negatives
-# 4 round1 .. round4: where no text may end the model before writes on, and is then taught there what the twin would
+# 4 round1 .. round3: where no text may end the model before writes on, and is then taught there what the twin would
 #            say without repeated phrases; the other rows stay stories
 # 5 own      what that model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it
 # 6 judge    of another seed, to compare texts by
@@ -58,10 +58,8 @@ endless round1 640 11 loops1.jsonl
 round round2 round1 200 8e-4 2.5 1 loops1.jsonl
 endless round2 640 12 loops2.jsonl
 round round3 round2 240 6e-4 5 2 loops2.jsonl loops1.jsonl
-endless round3 640 13 loops3.jsonl
-round round4 round3 150 6e-4 6 3 loops3.jsonl
-write round4 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1280)" --seed 2
-train tail --model "$out/round4" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
+write round3 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 2
+train tail --model "$out/round3" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
     --max-steps "$(steps 320)" --learning-rate 1e-3 --context-negatives 0 --phrase-penalty 0 --tail-metrics 0
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
