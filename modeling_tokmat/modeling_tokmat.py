@@ -59,6 +59,8 @@ ADDED_FOR_THE_TAIL = ("tail_adapters.", "maturity_embedding.", "tail_length_film
 
 
 class TokMatPreTrainedModel(PreTrainedModel):
+    """What transformers is to know of a TokMat model: its configuration, the kernels it supports, its tags."""
+
     config: TokMatConfig
     config_class = TokMatConfig
     base_model_prefix = "backbone"
@@ -72,7 +74,7 @@ class TokMatPreTrainedModel(PreTrainedModel):
 
 class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
     """
-    Token Maturation over an unmodified decoder-only transformers backbone (paper section 3).
+    Token Maturation over an unmodified decoder-only transformers backbone (paper section 3), as `config` has it.
 
     `forward` predicts the next vector at every position; `generate` matures text (see `generate` for its settings);
     `forward` with `labels` in training mode simulates maturation by itself, so that any Trainer trains the model.
@@ -237,7 +239,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         return self.vocabulary().embed(input_ids)
 
     def implied_logits(self, vectors: torch.Tensor) -> torch.Tensor:
-        """logit_scale * cos(z^, e_i), or what the geometry has instead: shape (..., d) -> (..., V)."""
+        """logit_scale * cos(z^, e_i), or what the geometry has instead, of `vectors`: (..., d) -> (..., V)."""
         return self.vocabulary().scores(vectors)
 
     @can_return_tuple
@@ -335,8 +337,8 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
     def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
-        """z^ for every position, (batch, length, d), and the backbone's output: condition the vectors (Eq. 2 and 3),
-        run the backbone, apply the head."""
+        """z^ for every position, (batch, length, d), and the backbone's output: condition `vectors`, of that shape, by
+        `conditions` (Eq. 2 and 3), run the backbone with `use_cache` and `kwargs`, apply the head."""
         hidden = conditions.apply(vectors)
         if self.tail_adapters is not None:
             self.tail_adapters.gate.set(conditions.gate)

@@ -30,3 +30,17 @@ def test_a_converted_model_ranks_tokens_like_its_source(models):
     radius = tokmat.embedding_radius
     assert radius == pytest.approx(source.get_input_embeddings().weight.norm(dim=-1).mean().item(), rel=1e-4)
     assert ours.predicted_embeds.norm(dim=-1).mean().item() == pytest.approx(radius, rel=0.3)
+
+
+@pytest.mark.parametrize("named", [torch.device("cuda"), RuntimeError("no accelerator device"), None])
+def test_where_torch_finds_no_accelerator_the_cpu_computes(monkeypatch, named):
+    def current_accelerator():  # torch names what it was built for; 2.6 refuses
+        if isinstance(named, Exception):
+            raise named
+        return named
+
+    from trainer.models import machine_device
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current_accelerator)
+    assert machine_device() == torch.device("cpu")

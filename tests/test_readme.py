@@ -116,7 +116,7 @@ def test_every_picture_of_docs_is_shown():
         for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
         for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8"))
     }
-    pictures = [path for kind in ("png", "gif") for path in (ROOT / "docs").rglob(f"*.{kind}")]
+    pictures = [path for kind in ("png", "gif", "svg") for path in (ROOT / "docs").rglob(f"*.{kind}")]
     assert {path.resolve() for path in pictures} == shown
 
 

@@ -16,6 +16,12 @@ from .conversion import drafting
 from .recipes import PRESETS, SCRATCH
 
 
+def machine_device() -> torch.device:
+    """This machine's accelerator, or the CPU. A torch that was built for one and finds none names it all the same."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
 def read_backbone(name: str) -> dict:
     """Fields of a TokMatConfig, at least `backbone_config`, from a preset, a JSON file or its folder.
 

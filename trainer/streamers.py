@@ -156,7 +156,7 @@ class MaturationStreamer(BaseStreamer):
         self._written = 0  # plain text: characters written
 
     def put(self, value: torch.Tensor):
-        """The prompt, (batch, length), or the ids committed in one step, (batch,), on any device."""
+        """`value`: the prompt, (batch, length), or the ids committed in one step, (batch,), on any device."""
         if not self._ids:
             prompts = value if value.ndim == 2 else value[None]
             self._ids = [row.tolist() for row in prompts]
@@ -174,7 +174,8 @@ class MaturationStreamer(BaseStreamer):
             self._draw()
 
     def put_draft(self, value: torch.Tensor, maturity: torch.Tensor | None = None, **kwargs: Any):
-        """Nearest tokens of the tail, (batch, slots), front first, and their maturity, (slots,) or (batch, slots)."""
+        """`value`: nearest tokens of the tail, (batch, slots), front first, and their `maturity`, (slots,) or (batch,
+        slots). What else a decoding loop may tell (`kwargs`) is not shown."""
         if not self._ids:
             raise ValueError("put_draft() before put(): the prompt comes first")
         if not self._live:

@@ -45,8 +45,11 @@ class TokMatTrainer(GuardedTrainer):
       commits (see `trainer.evaluation.look_ahead.tail_accuracy`; not of streams, nor of sharded models).
 
     Args:
+        model: a `TokMatForContinuousLM`, bare or wrapped by PEFT.
+        args: the [`TokMatTrainingArguments`]; those of `output_dir="tokmat-output"` if not given.
         reference: a frozen `TokMatForContinuousLM`, which rows of own text follow, without what it repeats
             (`TokMatConfig.phrase_penalty`).
+        kwargs: as for `transformers.Trainer`.
 
     Raises:
         ValueError: for weights that are not finite, before any step, and for a loss that is not; for a reference of
@@ -78,7 +81,8 @@ class TokMatTrainer(GuardedTrainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def create_model_card(self, language=None, license=None, dataset=None, **kwargs):
-        """A card of what is known in the output folder, where nobody wrote one."""
+        """A card in the output folder, where nobody wrote one: `language`, `license`, `dataset` (names), and what is
+        known of the run. Other fields of transformers' cards (`kwargs`) are left out."""
         folder = Path(str(self.args.output_dir))
         if self.is_world_process_zero() and not has_card(folder):
             datasets = [dataset] if isinstance(dataset, str) else list(dataset or [])

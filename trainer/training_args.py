@@ -19,6 +19,15 @@ class TokMatTrainingArguments(TrainingArguments):
 
     What the weights are trained FOR (schedule, tails, negatives, loss weights) is on `TokMatConfig`, because it
     travels with the checkpoint.
+
+    Args:
+        slot_metrics: up to which slot accuracy on simulated tails is logged in training, in [0, 64]; 0 is none.
+        tail_metrics: up to which slot evaluation reports `eval_tail_acc_k`, in [0, 64]; 0 is none.
+        sample_prompts: prompts to continue at every evaluation (or save), printed and logged.
+        sample_max_new_tokens: length of those continuations, in tokens.
+
+    Raises:
+        ValueError: names the argument, its value and what is allowed.
     """
 
     _argument_group_name = "training (all of transformers' TrainingArguments)"

@@ -38,7 +38,7 @@ from .checkpoints import (
 )
 from .collator import TokMatDataCollator
 from .guarded_trainer import GuardedTrainer
-from .models import make_baseline, make_model, read_backbone
+from .models import machine_device, make_baseline, make_model, read_backbone
 from .own_text import answer_rows, is_own_text, load_own_text
 from .recipes import LOOK_AHEAD, SCRATCH, SOURCE_TAIL, TRAINING_DEFAULTS
 from .tail_adapter import save_tail_adapter
@@ -101,9 +101,7 @@ class TrainingPlan:
     def training_arguments(self) -> TokMatTrainingArguments:
         """Of this machine: bf16 where it pays; and evaluation where text is held out."""
         values: dict[str, Any] = TRAINING_DEFAULTS | self.training
-        values["use_cpu"] = (
-            values.get("use_cpu") or torch.accelerator.current_accelerator() is None
-        )  # or bf16 is refused
+        values["use_cpu"] = values.get("use_cpu") or machine_device().type == "cpu"  # or bf16 is refused
         if values.get("bf16") is None:
             values["bf16"] = bf16_supported(bool(values.get("use_cpu"))) and not values.get("fp16")
         if values.get("eval_strategy") is None:

@@ -71,7 +71,7 @@ class TokMatConfig(PreTrainedConfig):
             R, the norm of every row of `token_embeddings()`, in the units of the backbone's embedding table. Measured
             when the model is made (the mean row norm of its table) if not given.
         logit_scale (`float`, *optional*, defaults to 20.0):
-            Inverse InfoNCE temperature on cosines (Eq. 7), and the scale of `logits`; on <z^, k_i> / R^2 under
+            Inverse InfoNCE temperature on cosines (Eq. 7), and the scale of `logits`; on `<z^, k_i> / R^2` under
             geometry "pretrained".
         tail_adapter_rank (`int`, *optional*, defaults to 0):
             Rank of the adapters in every linear layer of the backbone that act on tail positions alone; 0 is none.
@@ -220,7 +220,7 @@ class TokMatConfig(PreTrainedConfig):
 
     @classmethod
     def tiny(cls, vocab_size: int = 97, model_type: str = "gpt2", **fields) -> "TokMatConfig":
-        """A model of about 20,000 parameters, without dropout, for tests and trials. `fields` override any field."""
+        """About 20,000 parameters without dropout, for trials: a `model_type`, `vocab_size` tokens, any `fields`."""
         backbone: dict = {
             "vocab_size": vocab_size,
             "hidden_size": 32,
@@ -313,7 +313,7 @@ class TokMatConfig(PreTrainedConfig):
         return {name: getattr(self, name) for name in SCHEDULE_SETTINGS}
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
-        """The backbone's configuration: caches and resizing read layer counts, head sizes and vocabulary from it."""
+        """The backbone's configuration, `decoder` or `encoder`: caches and resizing read its measures."""
         assert isinstance(self.backbone_config, PreTrainedConfig)  # from `__post_init__` on
         return self.backbone_config
 

@@ -5,13 +5,13 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from transformers import TextStreamer
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from ..arguments import OneLineParser, argument, given_settings, maturation_flags
 from ..checkpoints import load_model, load_tokenizer, tokmat_config
+from ..models import machine_device
 from ..streamers import MaturationStreamer
 
 
@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # of loading the weights
     model = load_model(values["model"], dtype=options.dtype).eval()
-    model.to(torch.accelerator.current_accelerator() or "cpu")
+    model.to(machine_device())
     inputs = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt").to(model.device)
 
     single = len(rows) * options.num_return_sequences == 1

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers.utils import logging
 
 from ..arguments import OneLineParser, argument
 from ..checkpoints import load_model, load_tokenizer
+from ..models import machine_device
 from ..own_text import PROMPT_TOKENS, draw_batches, source_prompts, write_own_text
 from ..training_run import bf16_supported
 
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
         logging.disable_progress_bar()  # of loading the weights
     options.dtype = ("bfloat16" if bf16_supported() else "float32") if options.dtype == "auto" else options.dtype
     model = load_model(values["model"], options.trust_remote_code, dtype=options.dtype).eval()
-    model.to(torch.accelerator.current_accelerator() or "cpu")
+    model.to(machine_device())
     settings = {"model": values["model"], **vars(options)}
     del settings["output"]
     options.output.parent.mkdir(parents=True, exist_ok=True)

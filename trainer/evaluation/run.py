@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ..arguments import EvaluateArguments
 from ..checkpoints import check_folder, in_the_box, load_model, load_tokenizer, model_kind, tokmat_config
 from ..data import load_documents
+from ..models import machine_device
 from ..pictures import require_matplotlib
 from ..traces import Run, watch
 from . import mauve
@@ -59,7 +59,7 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
     def load(name):
         if (place := spelt_once(name)) not in loaded:
             model = load_model(name, options.trust_remote_code and not is_judge(name, options)).eval()
-            loaded[place] = model.to(torch.accelerator.current_accelerator() or "cpu")
+            loaded[place] = model.to(machine_device())
         return loaded[place]
 
     tokenizer = load_tokenizer(models[0])

@@ -21,6 +21,7 @@ from ..data import END_OF_TEXT, load_documents, split_documents
 from ..evaluation.decoders import write
 from ..evaluation.measures import interval, per_prompt
 from ..evaluation.prompts import Prompts, held_out_prompts
+from ..models import machine_device
 from ..training_run import TrainingPlan, fit
 
 NOT_JUDGED = "not judged"
@@ -97,7 +98,7 @@ class Lab:
     def __init__(self, folder: Path, budget: Budget, data: str, held_out: str | None = None, dialogue=None, say=print):
         self.folder, self.budget, self.data, self.held_out, self.dialogue = folder, budget, data, held_out, dialogue
         self.say = say
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.device = machine_device()
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
