@@ -276,16 +276,14 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
                 loss is taken on simulated tails (paper 4.1); otherwise on what was given.
             logits_to_keep (`int` or index tensor): positions to compute `logits` for; 0 is all of them, an empty
                 tensor none.
-            maturation_seeds (`(batch,)`): one seed per sequence for its simulated tail; from torch's global
-                generator if not given.
+            maturation_seeds (`(batch,)`): of the simulated tails; from torch's global generator if not given.
             negative_ids (`(num_negatives,)`): the negatives; drawn by the model if not given.
             tail_only (`(batch,)`): rows that train the simulated tails alone, such as text of the model's own.
             reference: what a frozen model predicts in these rows, which their committed positions then follow, without
                 what it repeats (`phrase_penalty`).
             tails: the simulated tails, as `simulate_tails` gave them, instead of seeds.
             conditions: what `conditions(maturity, tail_length)` returned, instead of these two.
-            num_items_in_batch: divisor of the loss, the summed weights of the whole accumulated batch; those of
-                this batch if not given.
+            num_items_in_batch: divisor of the loss, the summed weights of all it accumulates; of this batch if None.
             kwargs: handed to the backbone (`output_hidden_states`, `output_attentions`, ...).
 
         Raises:
