@@ -398,6 +398,23 @@ def tail_accuracy():
     return rows
 
 
+# -- versions ---------------------------------------------------------------------------------------------------------
+
+
+@table("versions", "matrix")
+def versions():
+    found = load("matrix")["rows"]
+    packages = list(dict.fromkeys(name for row in found for name in row.get("packages", ())))
+    rows = [["Python", "end", *packages, "passed", "failed", "skipped"]]
+    for row in found:
+        if "packages" in row:
+            installed = [row["packages"][name].partition("+")[0] for name in packages]
+            rows.append([row["python"], row["end"], *installed, *(str(row[name]) for name in rows[0][-3:])])
+        else:
+            rows.append([row["python"], row["end"], *["" for _ in packages], "not run", "", ""])
+    return rows
+
+
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
