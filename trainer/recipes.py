@@ -66,6 +66,7 @@ STORY_PROMPTS = (
     "Tom was sad because",
 )
 STORY_NEW_TOKENS = 120
+PAGE_NEW_TOKENS = 60
 DEMO: dict[str, Any] = {
     "train": "all",  # what it writes, without tails: they draft as they did, and what is wrong is not committed
     "parallel_tails": 0,

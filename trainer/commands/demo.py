@@ -1,5 +1,6 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""`tokmat demo`: watch the model in the box write beside its autoregressive twin; then, if asked, fine-tune it."""
+"""`tokmat demo`: watch the model in the box write beside its autoregressive twin, here or on a page; then, if asked,
+fine-tune it."""
 
 import os
 import statistics
@@ -26,7 +27,11 @@ SECONDS_PER_STEP = 0.08  # on a terminal: the tail is there to be looked at
 ROUNDS = 3  # in which the two are timed in turn
 
 
-def run(folder: Path, train: bool | None, steps: int, data: str) -> int:
+def run(folder: Path, train: bool | None, steps: int, data: str, page: bool) -> int:
+    if page:
+        if train:
+            raise ValueError("--page and --train are two things: give one of them")
+        return show_page()
     stories()
     if train is None and sys.stdin.isatty() and sys.stdout.isatty():
         print(
@@ -37,9 +42,20 @@ def run(folder: Path, train: bool | None, steps: int, data: str) -> int:
         train = sys.stdin.readline().strip().lower() in ("y", "yes")
     if not train:
         print('\nNext: tokmat generate stories "Once upon a time" --watch')
+        print("      tokmat demo --page     the same in a browser, with settings to try")
         print("      tokmat demo --train    two minutes of fine-tuning: saved, reloaded, written with", flush=True)
         return 0
     return fine_tune(folder, steps, data)
+
+
+def show_page() -> int:
+    """Serve the page of the Space on this machine, until Ctrl-C."""
+    try:
+        from ..space.app import launch
+    except ImportError as error:
+        raise ImportError(f'--page needs gradio ({error}): pip install "tokmat[demo]"') from error
+    launch()
+    return 0
 
 
 # -- the models in the box --------------------------------------------------------------------------------------------
