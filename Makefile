@@ -48,6 +48,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo,eval]"
+	@command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } || \
+		echo "No chromedriver here: the page's tests in a browser are skipped (Debian: chromium chromium-driver)"
 	$(TRAIN_ENV) $(BIN)/python -m pytest -m slow --timeout 3600
 
 # transformers' own tests of models, out of its source distribution (.hf-suite/).
