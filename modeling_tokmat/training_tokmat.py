@@ -99,10 +99,13 @@ def make_lesson(
     if config.phrase_penalty > 0 and tail_only is not None and tails is not None:
         allowed = "what a frozen model predicts in rows of tail_only (TokMatTrainer(reference=model) does it)"
         require(reference is not None, "reference", None, f"given where phrase_penalty is above 0: {allowed}")
+        assert reference is not None
         own = tail_only[:, None] & (tails.slot == 0)
         repeats = phrases(ids, documents, config.phrase_penalty, places)
         queries = torch.zeros_like(content).index_put((tail_only,), reference.queries.to(content.dtype))
         reference = reference._replace(queries=at_place(queries))
+    else:
+        reference = None
 
     weights = loss_weights(labels, documents, tails, tail_only, config)
     if tails is None:

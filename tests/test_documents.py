@@ -26,15 +26,22 @@ SMALLER = {
     "checkpoints/smollm2-135m-instruct-tail": "tail",
     "path/to/tokmat-model": "checkpoints/tokmat-stories",
     "path/to/maturation_generate": "hub_cards/maturation_generate",
+    "MODEL": "my-model",
+    "BEFORE": "my-model",
 }
 FEW = {
     "own-text": "--texts 8 --max-new-tokens 24 --dtype float32",
     "train": "--max-steps 2 --block-size 32 --per-device-train-batch-size 2 --loop-share 1",
     "generate": "--max-new-tokens 4",
     "card": "--no-sample",
+    "picture": "--max-new-tokens 6",
 }
 NOT_RUN = {
     "tokmat push my-model me/my-model --private": "asks the Hub; tests/test_hub_push.py pushes to a server of its own",
+    "tokmat push hub_cards/space me/tokmat": "asks the Hub",
+    "tokmat demo --page": "a server; tests/test_space.py asks it",
+    "transformers chat ": "asks a server; tests/test_serve.py loads a model in it",
+    "jupyter execute ": "minutes; tests/test_notebook.py runs it",
     "lm_eval ": "a package of its own; tests/test_lm_eval.py has the tasks",
     "pip install ": "asks a package index",
     "python examples/serve.py ": "a server; tests/test_serve.py loads a model in it",

@@ -72,10 +72,12 @@ def test_it_needs_the_exact_loss_and_a_reference(make_model):
         model(IDS, labels=IDS, tail_only=OWN)
 
 
-def test_the_trainer_refuses_a_reference_of_another_vocabulary(make_model, tmp_path):
+def test_the_trainer_refuses_a_reference_that_it_cannot_follow(make_model, tmp_path):
     args = TokMatTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ValueError, match="'a model of 50 tokens', but it must be one of the model's 97"):
-        TokMatTrainer(make_model(**FIELDS), args, reference=make_model(vocab_size=50, **FIELDS))
+        TokMatTrainer(make_model(phrase_penalty=1.0, **FIELDS), args, reference=make_model(vocab_size=50, **FIELDS))
+    with pytest.raises(ValueError, match="`phrase_penalty` is 0.0, but it must be above 0"):
+        TokMatTrainer(make_model(**FIELDS), args, reference=make_model(**FIELDS))
 
 
 @pytest.mark.usefixtures("own_folder")

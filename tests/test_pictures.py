@@ -84,10 +84,10 @@ def test_what_is_committed_in_a_step_is_outlined():
     assert [(round(box.get_y()), round(box.get_width())) for box in axis.patches] == [(2, 2), (3, 1)]
 
 
-def test_verified_commits_have_no_maturity_by_slot(make_converted, tokenizer):
+def test_slots_of_verified_commits_have_a_maturity_by_step_and_none_for_all(make_converted, tokenizer):
     model = make_converted(parallel_slots=4)
     one = watch(model, tokenizer, [5, 6, 7], 12, commit="verified", tail_length=3)
-    assert any(len(step["token_ids"]) > len(step["maturity"]) for step in one.steps)
+    assert all(len(step["token_ids"]) == len(step["maturity"]) for step in one.steps)
     assert pictures.heatmap(one).axes[0].get_xlabel() == "slot"
     assert [len(one.frame(step)) > 0 for step in one.steps]
 

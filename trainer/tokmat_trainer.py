@@ -53,7 +53,7 @@ class TokMatTrainer(GuardedTrainer):
 
     Raises:
         ValueError: for weights that are not finite, before any step, and for a loss that is not; for a reference of
-            another vocabulary.
+            another vocabulary, or without a `phrase_penalty`.
     """
 
     args: TokMatTrainingArguments
@@ -65,6 +65,8 @@ class TokMatTrainer(GuardedTrainer):
         super().__init__(model=model, args=args, **kwargs)
         self.reference = reference
         if reference is not None:
+            nats = self.tokmat.config.phrase_penalty
+            require(nats > 0, "phrase_penalty", nats, "above 0 where there is a reference")
             own, size = self.tokmat.config.vocab_size, reference.config.vocab_size
             require(own == size, "reference", f"a model of {size:,} tokens", f"one of the model's {own:,}")
             self.reference = reference.to(self.args.device).eval().requires_grad_(False)

@@ -51,7 +51,7 @@ class Run:
 
     def frame(self, step: dict) -> list[tuple[str, float | None]]:
         """Pieces of text with their maturity, as `render_tail` gives them."""
-        slots = len(step["maturity"])  # verified commits may show drafts beyond them
+        slots = len(step["maturity"])
         return render_tail(self.committed(step), step["token_ids"][:slots], step["maturity"], self.tokenizer)
 
 
