@@ -34,7 +34,7 @@ FEW = {
     "train": "--max-steps 2 --block-size 32 --per-device-train-batch-size 2 --loop-share 1",
     "generate": "--max-new-tokens 4",
     "card": "--no-sample",
-    "picture": "--max-new-tokens 6",
+    "picture": "--max-new-tokens 20",
 }
 NOT_RUN = {
     "tokmat push my-model me/my-model --private": "asks the Hub; tests/test_hub_push.py pushes to a server of its own",

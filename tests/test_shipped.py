@@ -14,23 +14,27 @@ from trainer.checkpoints import AR_STORIES, STORIES, in_the_box, load_model, loa
 
 ROOT = Path(__file__).parents[1]
 MOST_MB = 16
-# Forty tokens, the likeliest logit of each more than 0.07 above the next: no machine rounds that away.
+# Forty tokens, the likeliest logit of each more than 0.05 above the next: no machine rounds that away.
 TEXTS = {
-    "Once upon a time": (
-        ", there was a little girl named Lily. She loved to play with her toys and her friends. One"
-        " day, Lily's mom gave her a big hug and a lot of fun. Lily was very"
+    "The cat wanted": (
+        " to play with his toy. He had a big box of toys and a red ball. The ball was very big and had"
+        " many toys.\n\nOne day, the ball went for a walk."
     ),
-    "The sun was": (
-        " shining brightly. It was so big and smooth. A little girl named Lily was playing with her"
-        " toys and she loved to play with. One day, she saw a big, red ball in the sky"
+    "Sara and Ben were": (
+        " playing in the park. They liked to run and jump and slide. One day, they saw a big tree. It"
+        ' was a little bird. The bird was very happy.\n\n"Look,'
     ),
-    "One day, a little boy": (
-        " named Tim went to the park with his mom. They saw a big tree with a long stick. Tim "
-        "wanted to climb the tree, but he could not find it. He tried to open the tree"
+    "Lily": (
+        " and Ben were playing in the park. They liked to run and jump and slide. One day, they saw a"
+        " big tree. It was a little bird. The bird was very happy.\n\n"
     ),
-    "In the forest": (
-        ", there was a big, red bird. The bird was very happy and liked to play with its friends. "
-        "They played and had fun together.\n\nOne day, the big bird saw a new"
+    "There was a big dog": (
+        " named Max. Max loved to play with his toy car. One day, Max saw a big box in the park. He"
+        " wanted to see what was inside.\n\nMax asked his friend, Sam"
+    ),
+    "One day, a girl": (
+        " named Lily went to the park with her mom. They saw a big tree with a lot of leaves. Lily"
+        " wanted to play with the leaves, but she was too small.\n\nLily said,"
     ),
 }
 BEGINNINGS = [
