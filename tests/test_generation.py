@@ -200,7 +200,7 @@ def test_beams_and_assistants_are_refused(make_model, prompt):
     model = make_model()
     with pytest.raises(ValueError, match="(?i)only supports.*beam_search"):
         model.generate(prompt, num_beams=2, max_new_tokens=4)
-    with pytest.raises(ValueError, match="only supports.*ASSISTED_GENERATION"):
+    with pytest.raises(ValueError, match="(?i)only supports.*assisted_generation"):
         model.generate(prompt, assistant_model=make_model(), max_new_tokens=4)
     with pytest.raises(ValueError, match='`prompt_lookup_num_tokens` is 3, .* unless commit is "verified"'):
         model.generate(prompt, prompt_lookup_num_tokens=3, max_new_tokens=4)
