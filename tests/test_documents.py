@@ -34,7 +34,9 @@ FEW = {
     "train": "--max-steps 2 --block-size 32 --per-device-train-batch-size 2 --loop-share 1",
     "generate": "--max-new-tokens 4",
     "card": "--no-sample",
-    "picture": "--max-new-tokens 20",
+    "picture": "--tail-length 3 --max-new-tokens 20",
+    "picture drift": "",
+    "picture losses": "",
 }
 NOT_RUN = {
     "tokmat push my-model me/my-model --private": "asks the Hub; tests/test_hub_push.py pushes to a server of its own",
@@ -101,7 +103,8 @@ def test_commands_run_in_the_order_of_their_page(folder, monkeypatch):
         _, verb, *arguments = shlex.split(line, comments=True)
         if verb == "attach":
             shutil.rmtree(arguments[2])
-        result = invoke(verb, *arguments, *FEW.get(verb, "").split())
+        fewer = FEW.get(f"{verb} {arguments[0]}", FEW.get(verb, ""))
+        result = invoke(verb, *arguments, *fewer.split())
         assert result.exit_code == 0, f"{line}\n{result.output[-2000:]}"
     assert (folder / "smol" / "model.safetensors").is_file() and (folder / "my-model" / "README.md").is_file()
 
