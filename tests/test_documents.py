@@ -81,6 +81,8 @@ def folder(models, story_file, tmp_path_factory):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(models[2], folder / "source")
     shutil.copytree(models[0], folder / "my-model")
+    logged = {"log_history": [{"step": step, "loss": 3.0 / step} for step in (1, 2, 3)]}
+    (folder / "my-model" / "trainer_state.json").write_text(json.dumps(logged), encoding="utf-8")
     stories = story_file.read_text(encoding="utf-8")
     (folder / "stories.txt").write_text(stories, encoding="utf-8")
     rows = [json.dumps({"text": text}) for text in stories.split("\n<|endoftext|>\n") if text]
