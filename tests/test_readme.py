@@ -87,7 +87,7 @@ def test_what_the_page_of_settings_is_made_of_has_the_fields_of_the_committed_fi
     found, committed = (
         json.loads((folder / "settings.json").read_text()) for folder in (directory, ROOT / "docs/results")
     )
-    assert found.keys() | {"note"} == committed.keys() and found["rows"][0].keys() == committed["rows"][0].keys()
+    assert found.keys() == committed.keys() and found["rows"][0].keys() == committed["rows"][0].keys()
     assert [row["changed"] for row in found["rows"]] == [row["changed"] for row in committed["rows"]]
 
 
