@@ -209,6 +209,18 @@ def stories_tail():
     return [heads, [*cells, f"{found['verified_tokens_per_forward']:.2f}", f"{found['verified_speed']:.2f}", same]]
 
 
+@table("stories-speed", "decode-stories")
+def stories_speed():
+    rows = [["", "ms per token", "x greedy", "tokens per forward", "text of K = 1"]]
+    for row in load("decode-stories")["measurements"]:
+        if row["decoder"] == "K=8":  # as the model is saved, so these are verified commits too
+            continue
+        forward, same = row["tokens_per_forward"], {None: "", True: "yes", False: "no"}[row["same_text"]]
+        cells = [f"{1000 * row['seconds_per_token']:.1f}", f"{row['ratio']:.2f}", forward and f"{forward:.2f}", same]
+        rows.append([row["decoder"], *(cell or "" for cell in cells)])
+    return rows
+
+
 @table("mauve", "mauve")
 def mauve():
     names = {"human": "people, two halves", "tokmat (base)": "TokMat, seed 0", "tokmat (base-1)": "TokMat, seed 1"}
