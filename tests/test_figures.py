@@ -96,6 +96,7 @@ def test_a_result_file_names_a_command_that_makes_it(path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # train.py imports decode
     monkeypatch.setattr(sys, "argv", arguments)
     given = vars(script(result["benchmark"]).parse_arguments())
+    given["model"] = given.get("model") and Path(given["model"]).name
     for name in ("new_tokens", "repeats", "attention", "tail_lengths", "model", "preset", "steps", "dtype"):
         if name in result:
             assert result[name] == given[name], name
