@@ -26,8 +26,11 @@ def test_the_wheel_imports_and_runs_in_a_clean_environment(tmp_path, story_file)
     run(sys.executable, "-m", "venv", tmp_path / "clean")
     scripts = tmp_path / "clean" / "bin"
     run(scripts / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel)
-    # The dependencies come from here; an editable install of ours is not seen through PYTHONPATH.
-    environment = {**os.environ, "PYTHONPATH": sysconfig.get_paths()["purelib"], "HF_HOME": str(tmp_path / "hf")}
+    # The dependencies come from here; an editable install of ours is not seen through a path file.
+    (site,) = (tmp_path / "clean" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path / "hf")
     code = "import modeling_tokmat, trainer, trainer.commands.train; print(modeling_tokmat.__file__, trainer.__file__)"
     for path in run(scripts / "python", "-c", code, env=environment).split():
         assert Path(path).is_relative_to(tmp_path / "clean"), path
