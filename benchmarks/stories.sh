@@ -17,7 +17,8 @@ set -euo pipefail
 texts=$1 out=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
-# For trials of the machinery: SHARE=0.01 takes a hundredth of the steps, BACKBONE=tiny a smaller model.
+# For trials of the machinery: SHARE=0.01 takes a hundredth of the steps, BACKBONE=tiny a smaller model; LOOP_SHARE=1 lets its
+# tail learn from what such a model writes.
 steps() { python3 -c "print(max(2, round($1 * ${SHARE:-1})))"; }
 text=(--data "$texts/tinystories-train.txt" --validation-data "$texts/tinystories-valid.txt" --block-size 256)
 saving=(--save-steps "$(steps 100)" --eval-steps "$(steps 1000)" --resume-from-checkpoint last)
@@ -60,7 +61,8 @@ endless round2 640 12 loops2.jsonl
 round round3 round2 240 6e-4 5 2 loops2.jsonl loops1.jsonl
 write round3 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 2
 train tail --model "$out/round3" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
-    --max-steps "$(steps 320)" --learning-rate 1e-3 --context-negatives 0 --phrase-penalty 0 --tail-metrics 0
+    --max-steps "$(steps 320)" --learning-rate 1e-3 --context-negatives 0 --phrase-penalty 0 --tail-metrics 0 \
+    --loop-share "${LOOP_SHARE:-0.25}"
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 python benchmarks/ship.py "$out/tail" "$out/tokmat-stories"
