@@ -65,15 +65,14 @@ class TailAdapter(nn.Module):
         gate = self.gate.get()
         if gate is None:
             return output
-        slots = vectors[:, gate.start :]
+        inner = F.linear(vectors[:, gate.start :].to(self.lora_A.dtype), self.lora_A)
         if gate.in_place:
-            inner = F.linear(slots.to(self.lora_A.dtype), self.lora_A)
             if output.shape[0] == 1 and output.dtype == self.lora_B.dtype:  # one product that adds, and no copy
                 output[0, gate.start :].addmm_(inner[0], self.lora_B.t())
             else:
                 output[:, gate.start :].add_(F.linear(inner, self.lora_B))
             return output
-        added = F.linear(F.linear(slots.to(self.lora_A.dtype), self.lora_A), self.lora_B)
+        added = F.linear(inner, self.lora_B)
         added = (added if gate.mask is None else added * gate.mask).to(output.dtype)
         if gate.start == 0:
             return output + added
