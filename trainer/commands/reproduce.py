@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """`tokmat reproduce`: run studies."""
 
+import dataclasses
 import importlib
 import os
 import time
@@ -23,9 +24,14 @@ class ReproduceArguments:
     budget: str = argument(
         "small: the whole machinery on a tiny model, nothing is judged; full: hours on two CPU cores", "small"
     )
-    data: str = argument("training text, as for tokmat train", "builtin", metavar="SOURCE")
-    held_out: str | None = argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
+    data: list[str] = dataclasses.field(
+        default_factory=lambda: ["builtin"],
+        metadata={"help": "training text, as for tokmat train", "metavar": "SOURCE"},
+    )
+    held_out: list[str] | None = argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
     dialogue: str | None = argument("text of dialogues, for the study of structured text", metavar="SOURCE")
+    pretrained: str | None = argument("the pretrained study's model (default: the baseline)", metavar="MODEL")
+    judged_by: str | None = argument("that study's judge (default: the lab's)", metavar="MODEL")
     output: str = argument("folder for models and findings; what is finished there is not done again", "runs/studies")
 
 
@@ -50,9 +56,11 @@ def run(arguments: list[str]) -> int:
     lab = Lab(
         folder,
         BUDGETS[values["budget"]],
-        values["data"],
-        values["held_out"],
+        _one_or_all(values["data"]),
+        _one_or_all(values["held_out"]),
         values["dialogue"],
+        values["pretrained"],
+        values["judged_by"],
         say=lambda text: console.print(f"  {text}", style="dim", highlight=False),
     )
     check_folder(values["output"])
@@ -73,3 +81,7 @@ def run(arguments: list[str]) -> int:
     write_index(folder)
     print_findings(folder, names)
     return 0
+
+
+def _one_or_all(sources: list[str] | None):
+    return sources[0] if sources and len(sources) == 1 else sources

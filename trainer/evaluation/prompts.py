@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Prompts from held-out text, with the human continuation of each."""
 
+import itertools
 import random
 from dataclasses import dataclass
 
@@ -68,3 +69,32 @@ def windows(
     chosen = sorted(draw.sample(range(len(places)), count))
     ids = torch.tensor([text[start : start + length] for text, start in (places[place] for place in chosen)])
     return Prompts(ids[:, :prompt_tokens], ids[:, prompt_tokens:]), stride
+
+
+def passages(texts: list[str], tokenizer, count: int, tokens: int, seed: int = 0) -> torch.Tensor:
+    """Passages of `tokens` tokens, (count, tokens), each from the beginning of a paragraph: no two share a token, and
+    as few as possible a text. Longer texts are likelier to give one, the same ones for the same `seed`.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    draw = random.Random(seed)
+    order = sorted(texts, key=lambda text: draw.random() ** (1 / max(len(text), 1)), reverse=True)
+    found: list[list[list[int]]] = []
+    for text in order:
+        parts, ids = [], []
+        for paragraph in filter(None, map(str.strip, text.split("\n\n"))):
+            ids += tokenizer(f"\n\n{paragraph}" if ids else paragraph, add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
+            if len(ids) >= tokens:
+                parts.append(ids[:tokens])
+                ids = []
+        if parts:
+            found.append(draw.sample(parts, len(parts)))
+        if len(found) == count:
+            break
+    in_turn = [part for turn in itertools.zip_longest(*found) for part in turn if part is not None]
+    if len(in_turn) < count:
+        raise ValueError(f"{count} passages of {tokens} tokens are asked for, but the texts hold {len(in_turn)}")
+    return torch.tensor(in_turn[:count])

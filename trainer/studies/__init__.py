@@ -15,6 +15,7 @@ STUDIES = {
     "structured": "code, dialogue and arithmetic",
     "diversity": "where diversity comes from, cause by cause",
     "look_ahead": "what makes a tail know what comes next, idea by idea",
+    "pretrained": "a pretrained model under argmax, before and after it unlearns its phrases",
 }
 # What a study needs beyond the package's own dependencies; the extra "eval" has all of it.
 PICTURES = "matplotlib"  # every study draws one

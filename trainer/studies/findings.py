@@ -26,8 +26,8 @@ def claim_folder(folder: Path, lab: Lab) -> None:
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         for name, value in lab.identity().items():
-            if found[name] != value:
-                was, now = (part["name"] if name == "budget" else part for part in (found[name], value))
+            if found.get(name) != value:
+                was, now = (part["name"] if name == "budget" else part for part in (found.get(name), value))
                 what = f"other numbers in --budget {now}" if was == now else f"--{name.replace('_', '-')} {was}"
                 raise ValueError(f"--output {folder} was made with {what}, not {now}: choose another folder")
         return

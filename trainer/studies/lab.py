@@ -93,11 +93,22 @@ class Lab:
         folder: where models are kept, under `models/`. data, held_out: sources as for `tokmat train`; without
             `held_out` a part of `data` is kept back.
         dialogue: text for the study of structured text, optional.
+        pretrained, judged_by: models for the study of a pretrained one; the lab's own baseline and judge if not given.
     """
 
-    def __init__(self, folder: Path, budget: Budget, data: str, held_out: str | None = None, dialogue=None, say=print):
+    def __init__(
+        self,
+        folder: Path,
+        budget: Budget,
+        data: str | list[str],
+        held_out: str | list[str] | None = None,
+        dialogue=None,
+        pretrained: str | None = None,
+        judged_by: str | None = None,
+        say=print,
+    ):
         self.folder, self.budget, self.data, self.held_out, self.dialogue = folder, budget, data, held_out, dialogue
-        self.say = say
+        self.pretrained, self.judged_by, self.say = pretrained, judged_by, say
         self.device = machine_device()
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -283,7 +294,8 @@ class Lab:
 
     def identity(self) -> dict:
         """What must not change between runs that share a folder."""
-        return {"budget": json.loads(json.dumps(asdict(self.budget))), "data": self.data, "held_out": self.held_out}
+        found = {"budget": json.loads(json.dumps(asdict(self.budget))), "data": self.data, "held_out": self.held_out}
+        return found | {name: getattr(self, name) for name in ("pretrained", "judged_by") if getattr(self, name)}
 
 
 def with_ends(name: str, ends: tuple[float, float, float]) -> dict[str, float]:

@@ -159,14 +159,15 @@ def draw(rows: list[dict], lengths):
     return figure
 
 
-def tables(rows: list[dict]) -> str:
+def tables(rows: list[dict], columns=COLUMNS) -> str:
+    """A table per length of the texts, intervals in brackets."""
     lines = []
     for length in dict.fromkeys(row["new_tokens"] for row in rows):
         chosen = [row for row in rows if row["new_tokens"] == length]
         lines += [f"{length} new tokens, {chosen[0]['prompts']} prompts:", ""]
-        lines += ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+        lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for row in chosen:
-            cells = (f"{row[name]:.3f} [{row[name + '_low']:.3f}, {row[name + '_high']:.3f}]" for name in COLUMNS)
+            cells = (f"{row[name]:.3f} [{row[name + '_low']:.3f}, {row[name + '_high']:.3f}]" for name in columns)
             lines.append(f"| {row['decoder']} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

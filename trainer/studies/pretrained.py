@@ -1,0 +1,326 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""A pretrained model under pure argmax: its loops, and the same model when an adapter has unlearned its phrases.
+
+Target, test set and judge stand here, before any model is judged:
+
+- target, at 50, 200 and 1,000 new tokens (`Budget.lengths`): Rep-2, Rep-3 and Loop of pure argmax, without penalty, at
+  or below the upper end of people's 95 % interval, Dist-2 at or above its lower end; bits per byte under the judge no
+  more than those of the weakest penalty at decoding that repeats as little; perplexity of held-out text within 5 % of
+  the source's.
+- test set: passages of the held-out texts, from the beginnings of paragraphs, spread over the documents; 16 tokens
+  are the prompt, the rest is how people went on.
+- judge: a model of another family and tokenizer (`--judged-by`), so in bits per byte.
+"""
+
+import contextlib
+import math
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import LogitsProcessor
+from transformers.trainer_utils import get_last_checkpoint
+
+from modeling_tokmat import TokMatForContinuousLM
+from modeling_tokmat.losses_tokmat import phrases
+
+from ..checkpoints import is_finished, load_tokenizer, save_whole
+from ..collator import TokMatDataCollator
+from ..conversion import convert_folder
+from ..evaluation.bits import bits_per_byte
+from ..evaluation.decoders import write
+from ..evaluation.measures import interval, per_prompt
+from ..evaluation.prompts import Prompts, passages
+from ..own_text import Prompt, load_own_text, write_own_text
+from ..tokmat_trainer import TokMatTrainer
+from ..training_args import TokMatTrainingArguments
+from .lab import Finding, Lab, with_ends
+from .repetition import tables
+
+PROMPT_TOKENS = 16
+MEASURES = ("dist_2", "rep_2", "rep_3", "loop")
+NATS = 5.0  # off a repeated bigram
+RATE, RANK = 8e-4, 16
+PEOPLES = 1 / 3  # of the rows are people's text, on which the source is followed as well
+TUNED = "argmax, phrases unlearned"
+
+
+class PhrasePenalty(LogitsProcessor):
+    """Takes nats from what completes a phrase of the row, prompt included: what the adapter is taught, at decoding."""
+
+    def __init__(self, nats: float):
+        self.nats = nats
+
+    def __call__(self, ids, scores):
+        last = torch.full((len(ids), 1), ids.shape[1] - 1)
+        for phrase in phrases(ids, torch.zeros_like(ids), self.nats, last):
+            present = phrase.present(slice(None), slice(None), None)[:, 0]
+            scores = scores.scatter_add(-1, ids, -phrase.weight * present.to(scores.dtype))
+        return scores
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is taught and written."""
+
+    rounds: int
+    steps: int  # of a round, of `batch` rows of `block` tokens
+    batch: int
+    block: int
+    prompts: int
+    long_prompts: int  # of the longest texts
+    held_out: int  # passages of `block` tokens, for the perplexity
+
+    @property
+    def peoples(self) -> int:
+        """Rows of people's text in a round."""
+        return round(self.steps * self.batch * PEOPLES)
+
+
+SIZES = {
+    "small": Size(rounds=2, steps=6, batch=4, block=96, prompts=3, long_prompts=3, held_out=3),
+    "full": Size(rounds=4, steps=60, batch=4, block=256, prompts=60, long_prompts=24, held_out=100),
+}
+
+
+def study(lab: Lab) -> Finding:
+    bench = Bench(lab)
+    tuned = [bench.round(number) for number in range(1, bench.size.rounds + 1)]
+    rows = []
+    lengths = lab.budget.lengths
+    for count, some in ((bench.size.prompts, lengths[:-1]), (bench.size.long_prompts, lengths[-1:])):
+        prompts = bench.prompts(count, some[-1])
+        for name, model, settings in bench.decoders(tuned[-1], most=some[-1] < lengths[-1]):
+            for row in bench.measured(name, model, settings, prompts, some):
+                rows.append(row)
+                lab.say(
+                    f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte"
+                )
+    kept = bench.perplexities(tuned)
+    return concluded(lab, bench.size, rows, kept)
+
+
+class Bench:
+    """The pretrained model, its adapters, and how text of both is measured."""
+
+    def __init__(self, lab: Lab):
+        self.lab, self.size = lab, SIZES[lab.budget.name]
+        self.source = lab.pretrained or str(lab.baseline())
+        self.exact = lab.path("pretrained")
+        if not is_finished(self.exact):
+            lab.say("converting the pretrained model")
+            convert_folder(self.source, self.exact)
+        self.tokenizer = load_tokenizer(self.exact)
+
+    # -- what is taught -----------------------------------------------------------------------------------------------
+
+    def load(self, adapter: Path | None = None, **fields):
+        """The pretrained model as a TokMat model, an adapter merged into it."""
+        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        return model.eval().to(self.lab.device)
+
+    def round(self, number: int) -> Path:
+        """The adapter after so many rounds: in each, the model of the round before writes on where no text may end,
+        and is taught there, and on people's text, what the source would say without its phrases."""
+        folder = self.lab.path(f"unlearnt-{number}")
+        if (folder / "adapter_model.safetensors").is_file():
+            return folder
+        before = self.round(number - 1) if number > 1 else None
+        own = [self.own_text(number - 1, before)]
+        if number > 2:
+            own.append(self.own_text(number - 2, None))  # is there
+        rows = self.rows(own, seed=number)
+        self.lab.say(f"round {number}: {self.size.steps} steps")
+        fields = {"phrase_penalty": NATS, "clean_probability": 1.0, "negatives": "all", "regression_weight": 0.0}
+        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
+        if before is None:
+            linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+            adapted = [name for name in linear if name.startswith("backbone.")]
+            adapters = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=adapted))
+        else:
+            adapters = PeftModel.from_pretrained(model, before, is_trainable=True)
+        work = folder.with_name(f"{folder.name}.training")
+        args = TokMatTrainingArguments(
+            output_dir=str(work),
+            max_steps=self.size.steps,
+            learning_rate=RATE,
+            lr_scheduler_type="cosine",
+            warmup_steps=self.size.steps // 10,
+            per_device_train_batch_size=self.size.batch,
+            save_steps=20,
+            save_total_limit=1,
+            logging_steps=5,
+            seed=number,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=self.lab.device.type == "cpu",
+        )
+        trainer = TokMatTrainer(
+            adapters,
+            args,
+            reference=self.load(),
+            train_dataset=rows,
+            processing_class=self.tokenizer,
+            data_collator=TokMatDataCollator(self.tokenizer),
+        )
+        log = open(folder.with_name(f"{folder.name}.log"), "a", encoding="utf-8")
+        with log, contextlib.redirect_stdout(log), torch.enable_grad():
+            trainer.train(resume_from_checkpoint=get_last_checkpoint(work) if work.is_dir() else None)
+        save_whole(adapters.save_pretrained, folder)
+        shutil.rmtree(work)
+        return folder
+
+    def own_text(self, number: int, adapter: Path | None) -> Path:
+        """What the model writes after so many rounds; batches that are there are not written again."""
+        path, size = self.lab.path(f"own-{number}.jsonl"), self.size
+        count = size.steps * size.batch - size.peoples
+        texts = self.lab.documents[0]["text"]
+        starts = passages(texts, self.tokenizer, count, PROMPT_TOKENS, seed=100 + number).tolist()
+        batches = [[Prompt(ids, "text") for ids in starts[first : first + 80]] for first in range(0, count, 80)]
+        settings = {"max_new_tokens": size.block - PROMPT_TOKENS, "stop_loops": False, "may_end": False}
+        rows = sum(1 for _ in path.open()) if path.exists() else 0
+        if rows < count:
+            self.lab.say(f"writing {count} texts after {number} rounds")
+            write_own_text(self.load(adapter), self.tokenizer, batches, path, settings)
+        return path
+
+    def rows(self, own: list[Path], seed: int) -> Dataset:
+        """Rows of own text, the newest file's first, and of people's text."""
+        size, chosen = self.size, []
+        each = math.ceil((size.steps * size.batch - size.peoples) / len(own))
+        for path in own:
+            chosen += [row["prompt_ids"] + row["answer_ids"] for row in load_own_text(path)][:each]
+        texts = self.lab.documents[0]["text"]
+        chosen += passages(texts, self.tokenizer, size.peoples, size.block, seed=200 + seed).tolist()
+        return Dataset.from_list([{"input_ids": ids, "tail_only": True} for ids in chosen])
+
+    # -- what is written ----------------------------------------------------------------------------------------------
+
+    def prompts(self, count: int, new_tokens: int) -> Prompts:
+        found = passages(self.lab.documents[1]["text"], self.tokenizer, count, PROMPT_TOKENS + new_tokens)
+        return Prompts(found[:, :PROMPT_TOKENS], found[:, PROMPT_TOKENS:])
+
+    def decoders(self, tuned: Path, most: bool):
+        """(name, model or None for people, settings); the longest texts have fewer rivals."""
+        yield "human", None, {}
+        yield TUNED, self.load(tuned), {"tail_length": 1, "alpha_max": 1.0}
+        source, greedy = self.lab.load(Path(self.source)), {"do_sample": False}
+        yield "greedy", source, greedy
+        for penalty in (1.05, 1.1, 1.2, 1.3) if most else (1.1, 1.2):
+            yield f"penalty {penalty}", source, greedy | {"repetition_penalty": penalty}
+        for nats in (1.5, 3.0) if most else (3.0,):
+            yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
+        if most:
+            for length in (3, 4):
+                yield f"no repeated {length}-gram", source, greedy | {"no_repeat_ngram_size": length}
+            yield "nucleus 0.95", source, {"do_sample": True, "top_p": 0.95, "top_k": 0}
+            yield "min-p 0.1", source, {"do_sample": True, "min_p": 0.1, "top_k": 0}
+
+    def measured(self, name, model, settings, prompts: Prompts, lengths):
+        """A row per length of one decoder's text."""
+        if model is None:
+            written = prompts.human
+        else:
+            model.generation_config.temperature = model.generation_config.top_p = None  # the source may sample
+            written = write(name, model, prompts, lengths[-1], 30, [0], **settings).runs[0]
+        beginnings = [self.tokenizer.decode(ids) for ids in prompts.ids]
+        for length in lengths:
+            some = written[:, :length]
+            row = {"new_tokens": length, "prompts": len(some), "decoder": name}
+            found = per_prompt([some], prompts)
+            for measure in MEASURES:
+                row |= with_ends(measure, interval(found[measure]))
+            whole = [self.tokenizer.decode(ids) for ids in torch.cat([prompts.ids, some], dim=1)]
+            texts = [text[len(beginning) :] for beginning, text in zip(beginnings, whole)]
+            yield row | with_ends("bits", interval(bits_per_byte(*self.judge, beginnings, texts)))
+
+    @cached_property
+    def judge(self):
+        """The judge and its tokenizer."""
+        path = self.lab.judged_by or str(self.lab.judge_path())
+        return self.lab.load(Path(path)), load_tokenizer(path)
+
+    @torch.no_grad()
+    def perplexities(self, tuned: list[Path]) -> list[float]:
+        """Of the held-out texts, under the source and after every round."""
+        found = []
+        texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
+        for adapter in (None, *tuned):
+            model, nats = self.load(adapter), []
+            for ids in texts.to(self.lab.device).split(4):
+                logits = model(ids, use_cache=False).logits[:, :-1].float()
+                nats.append(F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").flatten())
+            found.append(math.exp(float(torch.cat(nats).mean())))
+        return found
+
+
+# -- what is concluded ------------------------------------------------------------------------------------------------
+
+
+def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: list[float]) -> Finding:
+    told, holds = [], []
+    for length in lab.budget.lengths:
+        text, reached = judged([row for row in rows if row["new_tokens"] == length])
+        told.append(f"{length} tokens: {text}")
+        holds += reached
+    share = perplexities[-1] / perplexities[0]
+    holds.append(share <= 1.05)
+    told.append(
+        f"Perplexity of held-out text: {perplexities[0]:.2f} of the source, {share:.3f} times that at the end."
+    )
+    return Finding(
+        claim="A pretrained model that loops under argmax repeats no more than people do, at 50, 200 and 1,000 "
+        "tokens, when an adapter has been taught to follow it without its phrases; its text is judged no worse than "
+        "with the weakest penalty at decoding that repeats as little, and it forgets nothing.",
+        finding=" ".join(told),
+        verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
+        rows=[*rows, *({"decoder": f"held-out text, round {n}", "perplexity": p} for n, p in enumerate(perplexities))],
+        figure=draw(rows, lab.budget.lengths),
+        text=tables(rows, (*MEASURES, "bits"))
+        + f"\n\n{size.rounds} rounds of {size.steps} steps, {size.batch} rows of {size.block} tokens each: LoRA of "
+        f"rank {RANK} in every linear layer, learning rate {RATE:g}; {NATS:g} nats "
+        "off a repeated bigram, twice that off a trigram, four times from there on. bits: per byte, under a judge of "
+        "another tokenizer. Intervals: 95 %, bootstrap over prompts; one training seed.",
+    )
+
+
+def judged(rows: list[dict]) -> tuple[str, list[bool]]:
+    """What rows of one length say, and which parts of the target are reached: repetition, then the judge."""
+    by_name = {row["decoder"]: row for row in rows}
+    human, tuned = by_name["human"], by_name[TUNED]
+    repeats = all(tuned[name] <= human[f"{name}_high"] for name in ("rep_2", "rep_3", "loop"))
+    repeats = repeats and tuned["dist_2"] >= human["dist_2_low"]
+    rivals = [row for row in rows if row["decoder"].startswith("penalty")]
+    as_little = [row for row in rivals if row["rep_2"] <= tuned["rep_2"]]
+    rival = max(as_little or rivals, key=lambda row: row["rep_2"])
+    text = (
+        f"Rep-2 {tuned['rep_2']:.3f} (greedy {by_name['greedy']['rep_2']:.3f}, people {human['rep_2']:.3f}, to "
+        f"{human['rep_2_high']:.3f}), Rep-3 {tuned['rep_3']:.3f} (people to {human['rep_3_high']:.3f}), Loop "
+        f"{tuned['loop']:.2f} (to {human['loop_high']:.2f}), {tuned['bits']:.3f} bits per byte; {rival['decoder']}: "
+        f"Rep-2 {rival['rep_2']:.3f}, {rival['bits']:.3f} bits."
+    )
+    return text, [repeats, tuned["bits"] <= rival["bits"]]
+
+
+def draw(rows: list[dict], lengths):
+    figure, axes = plt.subplots(1, len(lengths), figsize=(4.2 * len(lengths) + 2, 4.2), layout="constrained")
+    names = list(dict.fromkeys(row["decoder"] for row in rows))
+    for axis, length in zip(axes, lengths):
+        for row in (row for row in rows if row["new_tokens"] == length):
+            place = names.index(row["decoder"])
+            ends = [[[abs(row[name] - row[f"{name}_{end}"])] for end in ("low", "high")] for name in ("bits", "rep_2")]
+            color = {"human": "black", TUNED: "tab:green"}.get(row["decoder"], plt.get_cmap("Blues")(0.3 + place / 20))
+            axis.errorbar(row["rep_2"], row["bits"], *ends, color=color, marker="osD^vP*X<>p"[place % 11],
+                          elinewidth=0.7, linestyle="none", label=row["decoder"])  # fmt: skip
+        axis.set(xlabel="Rep-2", title=f"{length} new tokens")
+    axes[0].set_ylabel("bits per byte under the judge")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return figure
