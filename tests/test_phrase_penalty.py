@@ -9,6 +9,7 @@ from command_line import invoke
 from modeling_tokmat.losses_tokmat import Reference
 from trainer import TokMatTrainer, TokMatTrainingArguments
 from trainer.checkpoints import load_model
+from trainer.evaluation.decoders import PhrasePenalty
 
 IDS = torch.tensor([[5, 6, 7, 5, 6, 7, 5, 6, 7, 5], [8, 9, 10, 8, 9, 11, 8, 9, 12, 13]])
 OWN = torch.tensor([True, False])
@@ -48,6 +49,15 @@ def test_own_rows_follow_the_reference_without_its_phrases(make_model):
     likely = logits[1, :-1].gather(-1, IDS[1, 1:, None])
     torch.testing.assert_close(output.loss, (follows.sum() - likely.sum()) / 18, check_dtype=False)
     assert follows.min() > 0
+
+
+def test_the_penalty_at_decoding_is_what_is_taught():
+    ids, scores = torch.stack([IDS[0], IDS[1].flip(0)]), torch.randn(2, 97, dtype=torch.float64)
+    found = PhrasePenalty(1.5)(ids, scores).log_softmax(-1)
+    for row in range(2):
+        wanted = without_phrases(scores[row].expand(10, -1), ids[row].tolist(), 1.5)[-1]
+        torch.testing.assert_close(found[row], wanted)
+    assert float((found - scores.log_softmax(-1)).abs().max()) > 0.1
 
 
 def test_steps_unlearn_the_phrase_and_keep_the_rest(make_model):

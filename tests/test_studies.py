@@ -217,7 +217,9 @@ def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_te
 
 
 @pytest.mark.parametrize(
-    "studies", [list(STUDIES)[:5], list(STUDIES)[5:-1], list(STUDIES)[-1:]], ids=["first", "second", "look_ahead"]
+    "studies",
+    [list(STUDIES)[:5], list(STUDIES)[5:-2], ["look_ahead"], ["pretrained"]],
+    ids=["first", "second", "look_ahead", "pretrained"],
 )
 def test_all_studies_run(studies, tmp_path, story_texts, monkeypatch):
     monkeypatch.setitem(reproduce_command.BUDGETS, "small", TINY)

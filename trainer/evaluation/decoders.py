@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 
 import torch
+from transformers import LogitsProcessor
+
+from modeling_tokmat.losses_tokmat import phrases
 
 from .prompts import Prompts
 
@@ -31,6 +34,20 @@ class Continuations:
     runs: list[torch.Tensor]
     tokens_per_second: list[float]
     forwards: list[float]  # tokens per forward, where the decoder counts them
+
+
+class PhrasePenalty(LogitsProcessor):
+    """Takes nats from what completes a phrase of the row: what `phrase_penalty` teaches, at decoding."""
+
+    def __init__(self, nats: float):
+        self.nats = nats
+
+    def __call__(self, ids, scores):
+        last = torch.full((len(ids), 1), ids.shape[1] - 1)
+        for phrase in phrases(ids, torch.zeros_like(ids), self.nats, last):
+            present = phrase.present(slice(None), slice(None), None)[:, 0]
+            scores = scores.scatter_add(-1, ids, -phrase.weight * present.to(scores.dtype))
+        return scores
 
 
 @torch.no_grad()

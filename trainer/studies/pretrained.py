@@ -24,17 +24,15 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LogitsProcessor
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_tokmat import TokMatForContinuousLM
-from modeling_tokmat.losses_tokmat import phrases
 
 from ..checkpoints import is_finished, load_tokenizer, save_whole
 from ..collator import TokMatDataCollator
 from ..conversion import convert_folder
 from ..evaluation.bits import bits_per_byte
-from ..evaluation.decoders import write
+from ..evaluation.decoders import PhrasePenalty, write
 from ..evaluation.measures import interval, per_prompt
 from ..evaluation.prompts import Prompts, passages
 from ..own_text import Prompt, load_own_text, write_own_text
@@ -49,20 +47,6 @@ NATS = 5.0  # off a repeated bigram
 RATE, RANK = 8e-4, 16
 PEOPLES = 1 / 3  # of the rows are people's text, on which the source is followed as well
 TUNED = "argmax, phrases unlearned"
-
-
-class PhrasePenalty(LogitsProcessor):
-    """Takes nats from what completes a phrase of the row, prompt included: what the adapter is taught, at decoding."""
-
-    def __init__(self, nats: float):
-        self.nats = nats
-
-    def __call__(self, ids, scores):
-        last = torch.full((len(ids), 1), ids.shape[1] - 1)
-        for phrase in phrases(ids, torch.zeros_like(ids), self.nats, last):
-            present = phrase.present(slice(None), slice(None), None)[:, 0]
-            scores = scores.scatter_add(-1, ids, -phrase.weight * present.to(scores.dtype))
-        return scores
 
 
 @dataclass(frozen=True)

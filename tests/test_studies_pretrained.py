@@ -1,0 +1,137 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The study of a pretrained model: its test set, its judge, its target, and that it goes on where it was."""
+
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainer.evaluation.bits import bits_per_byte
+from trainer.evaluation.prompts import passages
+from trainer.models import make_baseline
+from trainer.studies import pretrained
+from trainer.studies.lab import SMALL, Lab
+from trainer.studies.pretrained import TUNED, Bench, Size, judged
+
+WORDS = ["fox", "hen", "owl", "cow", "pig", "cat", "dog", "bear"]
+TEXTS = [
+    "\n\n".join(
+        f"One {word} saw {WORDS[(place + part) % 8]} number {part}, and went home at once." for part in range(12)
+    )
+    for place, word in enumerate(WORDS)
+]
+
+
+# -- the test set -----------------------------------------------------------------------------------------------------
+
+
+def test_passages_begin_paragraphs_and_share_nothing(tokenizer):
+    ids = passages(TEXTS, tokenizer, 16, 40)
+    found = [tokenizer.decode(row) for row in ids]
+    assert ids.shape == (16, 40) and len(set(found)) == 16
+    owners = []
+    for text in found:
+        owners.append(next(number for number, whole in enumerate(TEXTS) if text in whole))
+        place = TEXTS[owners[-1]].index(text)
+        assert place == 0 or TEXTS[owners[-1]][place - 2 : place] == "\n\n"
+    assert sorted(owners[:8]) == list(range(8))  # one of each text before a second one of any
+    places = [(owner, TEXTS[owner].index(text)) for owner, text in zip(owners, found)]
+    for (owner, place), text in zip(places, found):
+        assert not any(owner == other and place < start < place + len(text) for other, start in places)
+    assert torch.equal(ids, passages(TEXTS, tokenizer, 16, 40))
+    assert not torch.equal(ids, passages(TEXTS, tokenizer, 16, 40, seed=1))
+    with pytest.raises(ValueError, match="1000 passages of 40 tokens are asked for, but the texts hold"):
+        passages(TEXTS, tokenizer, 1000, 40)
+
+
+def test_wikitext_becomes_plain_text(tmp_path, monkeypatch):
+    source = (
+        " \n = First = \n \n It was , as ever , a well @-@ known 1 @,@ 200 m ( 3 @.@ 9 ft ) thing 's "
+        '" good end " . \n'
+        " <unk> said <unk> . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Other text . \n"
+    )
+    (tmp_path / "wiki.txt").write_text(source)
+    script = Path(__file__).parents[1] / "benchmarks" / "wikitext.py"
+    monkeypatch.setattr(sys, "argv", ["wikitext.py", str(tmp_path / "wiki.txt"), str(tmp_path / "plain.txt")])
+    runpy.run_path(str(script), run_name="__main__")
+    assert (tmp_path / "plain.txt").read_text() == (
+        'It was, as ever, a well-known 1,200 m (3.9 ft) thing\'s "good end".\n\nMore.\n<|endoftext|>\n'
+        "Other text.\n<|endoftext|>\n"
+    )
+
+
+# -- the judge --------------------------------------------------------------------------------------------------------
+
+
+def test_bits_per_byte_are_the_judges_own(tokenizer):
+    torch.manual_seed(0)
+    judge = make_baseline(None, "tiny", tokenizer).eval()
+    beginnings, texts = ["Once upon a time", "The", ""], [" there was a small fox.", " owl — 3 cats", "Once"]
+    found = bits_per_byte(judge, tokenizer, beginnings, texts)
+    for beginning, text, bits in zip(beginnings, texts, found):
+        ids = [tokenizer.bos_token_id, *tokenizer(beginning + text, add_special_tokens=False)["input_ids"]]
+        known = 1 + len(tokenizer(beginning, add_special_tokens=False)["input_ids"])
+        with torch.no_grad():
+            logits = judge(torch.tensor([ids])).logits[0, known - 1 : -1]
+        nats = F.cross_entropy(logits, torch.tensor(ids[known:]), reduction="sum")
+        assert bits == pytest.approx(float(nats) / math.log(2) / len(text.encode()), rel=1e-4)
+    assert bits_per_byte(judge, tokenizer, beginnings, texts, batch_size=1) == pytest.approx(found, rel=1e-4)
+
+
+# -- the target -------------------------------------------------------------------------------------------------------
+
+
+def row(decoder, rep_2, bits, dist_2=0.9):
+    means = {"dist_2": dist_2, "rep_2": rep_2, "rep_3": 0.01, "loop": 0.2, "bits": bits}
+    ends = {
+        f"{name}_{end}": value + off for name, value in means.items() for end, off in (("low", -0.02), ("high", 0.02))
+    }
+    return {"decoder": decoder, **means, **ends}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "reached"),
+    [
+        (row(TUNED, 0.05, 0.9), [True, True]),
+        (row(TUNED, 0.09, 0.9), [False, True]),  # people's interval ends at 0.07
+        (row(TUNED, 0.05, 0.9, dist_2=0.8), [False, True]),
+        (row(TUNED, 0.05, 1.1), [True, False]),  # penalty 1.2, which repeats as little, is at 1.0
+    ],
+)
+def test_the_target_is_peoples_repetition_and_the_best_penaltys_bits(tuned, reached):
+    rivals = [row("greedy", 0.4, 0.5), row("penalty 1.1", 0.2, 0.7), row("penalty 1.2", 0.05, 1.0)]
+    text, found = judged([row("human", 0.05, 1.2), tuned, *rivals, row("penalty 1.3", 0.01, 1.5)])
+    assert found == reached and ("penalty 1.2" in text)
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_study_goes_on(tokenizer, tmp_path, monkeypatch):
+    size = Size(rounds=2, steps=3, batch=2, block=32, prompts=2, long_prompts=2, held_out=2)
+    monkeypatch.setitem(pretrained.SIZES, "small", size)
+    torch.manual_seed(0)
+    make_baseline(None, "tiny", tokenizer).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n<|endoftext|>\n".join(TEXTS))
+    said = []
+
+    def bench():
+        return Bench(Lab(tmp_path / "out", SMALL, str(texts), pretrained=str(tmp_path / "source"), say=said.append))
+
+    first = bench().round(1)
+    assert [text.split()[0] for text in said] == ["converting", "writing", "round"]
+    files = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    said.clear()
+    second = bench().round(2)
+    assert said[0].startswith("writing 4 texts after 1 rounds") and said[1].startswith("round 2")
+    assert files == {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    assert not list(second.parent.glob("*.training"))
+    ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
+    logits = [bench().load(adapter)(ids).logits for adapter in (None, first, second)]
+    assert not torch.equal(logits[0], logits[1]) and not torch.equal(logits[1], logits[2])
