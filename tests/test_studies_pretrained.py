@@ -80,6 +80,10 @@ def test_bits_per_byte_are_the_judges_own(tokenizer):
         nats = F.cross_entropy(logits, torch.tensor(ids[known:]), reduction="sum")
         assert bits == pytest.approx(float(nats) / math.log(2) / len(text.encode()), rel=1e-4)
     assert bits_per_byte(judge, tokenizer, beginnings, texts, batch_size=1) == pytest.approx(found, rel=1e-4)
+    # A word's end in one pass is what it is alone, as long as it ends a token.
+    parts = bits_per_byte(judge, tokenizer, beginnings[:1], texts[:1], [[len(" there was"), len(texts[0])]])
+    assert parts[0, 1] == pytest.approx(found[0], rel=1e-4)
+    assert parts[0, 0] == pytest.approx(bits_per_byte(judge, tokenizer, beginnings[:1], [" there was"])[0], rel=1e-4)
 
 
 # -- the target -------------------------------------------------------------------------------------------------------

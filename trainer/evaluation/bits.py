@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 @torch.no_grad()
 def bits_per_byte(
-    judge, tokenizer, beginnings: Sequence[str], texts: Sequence[str], batch_size: int = 4
+    judge, tokenizer, beginnings: Sequence[str], texts: Sequence[str], lengths=None, batch_size: int = 4
 ) -> np.ndarray:
     """Bits that the judge needs for each text, per UTF-8 byte, having read its beginning; shape (n,).
 
@@ -19,23 +19,31 @@ def bits_per_byte(
 
     Args:
         judge: a causal language model. tokenizer: its own, a fast one.
+        lengths: (n, lengths), numbers of characters: what is judged is so much of each text; shape (n, lengths).
     """
-    nats = []
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    known = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    rows = []
     for first in range(0, len(texts), batch_size):
-        pairs = zip(beginnings[first : first + batch_size], texts[first : first + batch_size])
-        rows, starts = [], []
-        for beginning, text in pairs:
-            found = tokenizer(beginning + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ends = [end for _, end in found["offset_mapping"]]
-            starts.append(len(bos) + sum(end <= len(beginning) for end in ends))
-            rows.append(bos + found["input_ids"])
-        length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=judge.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=judge.device)
-        logits = judge(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        for row, start, size in zip(range(len(rows)), starts, map(len, rows)):
-            start = max(start, 1)  # nothing predicts the first token
-            scores = logits[row, start - 1 : size - 1].float()
-            nats.append(float(F.cross_entropy(scores, ids[row, start:size], reduction="sum")))
-    return np.array(nats) / math.log(2) / np.array([max(len(text.encode()), 1) for text in texts])
+        some = slice(first, first + batch_size)
+        found = [
+            tokenizer(beginning + text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            for beginning, text in zip(beginnings[some], texts[some])
+        ]
+        ids = [known + part["input_ids"] for part in found]
+        size = max(map(len, ids))
+        padded = torch.tensor([row + [0] * (size - len(row)) for row in ids], device=judge.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (size - len(row)) for row in ids], device=judge.device)
+        logits = judge(input_ids=padded, attention_mask=mask, use_cache=False).logits[:, :-1]
+        for number, part in enumerate(found):
+            # Nothing predicts the first token, where no bos stands before it.
+            scores, ends = logits[number, : len(ids[number]) - 1].float(), [end for _, end in part["offset_mapping"]]
+            nats = F.cross_entropy(scores, padded[number, 1 : len(ids[number])], reduction="none")[-len(ends) :]
+            ends, begins = ends[-len(nats) :], len(beginnings[first + number])
+            text, wanted = texts[first + number], None if lengths is None else lengths[first + number]
+            bits = []
+            for length in [len(text)] if wanted is None else wanted:
+                counted = torch.tensor([begins < end <= begins + length for end in ends])
+                size_in_bytes = max(len(text[:length].encode()), 1)
+                bits.append(float(nats[counted].sum()) / math.log(2) / size_in_bytes)
+            rows.append(bits)
+    return np.array(rows)[:, 0] if lengths is None else np.array(rows)

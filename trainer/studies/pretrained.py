@@ -13,6 +13,7 @@ Target, test set and judge stand here, before any model is judged:
 """
 
 import contextlib
+import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Size:
 
 SIZES = {
     "small": Size(rounds=2, steps=6, batch=4, block=96, prompts=3, long_prompts=3, held_out=3),
-    "full": Size(rounds=4, steps=60, batch=4, block=256, prompts=60, long_prompts=24, held_out=100),
+    "full": Size(rounds=3, steps=60, batch=4, block=256, prompts=40, long_prompts=12, held_out=60),
 }
 
 
@@ -208,23 +209,38 @@ class Bench:
             yield "nucleus 0.95", source, {"do_sample": True, "top_p": 0.95, "top_k": 0}
             yield "min-p 0.1", source, {"do_sample": True, "min_p": 0.1, "top_k": 0}
 
-    def measured(self, name, model, settings, prompts: Prompts, lengths):
-        """A row per length of one decoder's text."""
+    def measured(self, name, model, settings, prompts: Prompts, lengths) -> list[dict]:
+        """A row per length of one decoder's text; kept, so that a study that was killed goes on behind it."""
+        path = self.lab.path("written") / f"{name.replace(' ', '-').replace(',', '')}-{lengths[-1]}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
         if model is None:
             written = prompts.human
         else:
             model.generation_config.temperature = model.generation_config.top_p = None  # the source may sample
             written = write(name, model, prompts, lengths[-1], 30, [0], **settings).runs[0]
         beginnings = [self.tokenizer.decode(ids) for ids in prompts.ids]
-        for length in lengths:
+        whole = torch.cat([prompts.ids, written], dim=1)
+        cut = [[self.tokenizer.decode(ids[: PROMPT_TOKENS + length]) for length in lengths] for ids in whole]
+        texts = [text[-1][len(beginning) :] for beginning, text in zip(beginnings, cut)]
+        sizes = [[len(part) - len(beginning) for part in text] for beginning, text in zip(beginnings, cut)]
+        bits = bits_per_byte(*self.judge, beginnings, texts, sizes)
+        rows = []
+        for place, length in enumerate(lengths):
             some = written[:, :length]
             row = {"new_tokens": length, "prompts": len(some), "decoder": name}
-            found = per_prompt([some], prompts)
-            for measure in MEASURES:
+            found = per_prompt([some], prompts) | {"bits": bits[:, place]}
+            for measure in (*MEASURES, "bits"):
                 row |= with_ends(measure, interval(found[measure]))
-            whole = [self.tokenizer.decode(ids) for ids in torch.cat([prompts.ids, some], dim=1)]
-            texts = [text[len(beginning) :] for beginning, text in zip(beginnings, whole)]
-            yield row | with_ends("bits", interval(bits_per_byte(*self.judge, beginnings, texts)))
+            rows.append(row)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(rows), encoding="utf-8")
+        (path.with_suffix(".txt")).write_text(
+            "\n\n".join(f"{b}|{t}" for b, t in zip(beginnings, texts)), encoding="utf-8"
+        )
+        part.replace(path)
+        return rows
 
     @cached_property
     def judge(self):
