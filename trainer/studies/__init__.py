@@ -16,6 +16,7 @@ STUDIES = {
     "diversity": "where diversity comes from, cause by cause",
     "look_ahead": "what makes a tail know what comes next, idea by idea",
     "pretrained": "a pretrained model under argmax, before and after it unlearns its phrases",
+    "controls": "what noise, smoothing and slower turning do to a pretrained model's text, dose by dose",
 }
 # What a study needs beyond the package's own dependencies; the extra "eval" has all of it.
 PICTURES = "matplotlib"  # every study draws one

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -219,12 +220,7 @@ class Bench:
         else:
             model.generation_config.temperature = model.generation_config.top_p = None  # the source may sample
             written = write(name, model, prompts, lengths[-1], 30, [0], **settings).runs[0]
-        beginnings = [self.tokenizer.decode(ids) for ids in prompts.ids]
-        whole = torch.cat([prompts.ids, written], dim=1)
-        cut = [[self.tokenizer.decode(ids[: PROMPT_TOKENS + length]) for length in lengths] for ids in whole]
-        texts = [text[-1][len(beginning) :] for beginning, text in zip(beginnings, cut)]
-        sizes = [[len(part) - len(beginning) for part in text] for beginning, text in zip(beginnings, cut)]
-        bits = bits_per_byte(*self.judge, beginnings, texts, sizes)
+        bits, told = self.bits(prompts.ids, written, lengths)
         rows = []
         for place, length in enumerate(lengths):
             some = written[:, :length]
@@ -236,11 +232,19 @@ class Bench:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text(json.dumps(rows), encoding="utf-8")
-        (path.with_suffix(".txt")).write_text(
-            "\n\n".join(f"{b}|{t}" for b, t in zip(beginnings, texts)), encoding="utf-8"
-        )
+        path.with_suffix(".txt").write_text("\n\n".join(told), encoding="utf-8")
         part.replace(path)
         return rows
+
+    def bits(self, prompt_ids: torch.Tensor, written: torch.Tensor, lengths) -> tuple[np.ndarray, list[str]]:
+        """Bits per byte of so many tokens of each text, (n, lengths), and the texts, their prompts before a bar."""
+        beginnings = [self.tokenizer.decode(ids) for ids in prompt_ids]
+        whole = torch.cat([prompt_ids, written], dim=1)
+        cut = [[self.tokenizer.decode(ids[: PROMPT_TOKENS + length]) for length in lengths] for ids in whole]
+        texts = [parts[-1][len(beginning) :] for beginning, parts in zip(beginnings, cut)]
+        sizes = [[len(part) - len(beginning) for part in parts] for beginning, parts in zip(beginnings, cut)]
+        told = [f"{beginning}|{text}" for beginning, text in zip(beginnings, texts)]
+        return bits_per_byte(*self.judge, beginnings, texts, sizes), told
 
     @cached_property
     def judge(self):
