@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from trainer.evaluation.bits import bits_per_byte
 from trainer.evaluation.prompts import passages
@@ -17,6 +19,7 @@ from trainer.studies import pretrained
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import TUNED, Bench, Size, judged
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 WORDS = ["fox", "hen", "owl", "cow", "pig", "cat", "dog", "bear"]
 TEXTS = [
     "\n\n".join(
@@ -55,9 +58,8 @@ def test_wikitext_becomes_plain_text(tmp_path, monkeypatch):
         " <unk> said <unk> . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Other text . \n"
     )
     (tmp_path / "wiki.txt").write_text(source)
-    script = Path(__file__).parents[1] / "benchmarks" / "wikitext.py"
     monkeypatch.setattr(sys, "argv", ["wikitext.py", str(tmp_path / "wiki.txt"), str(tmp_path / "plain.txt")])
-    runpy.run_path(str(script), run_name="__main__")
+    runpy.run_path(str(BENCHMARKS / "wikitext.py"), run_name="__main__")
     assert (tmp_path / "plain.txt").read_text() == (
         'It was, as ever, a well-known 1,200 m (3.9 ft) thing\'s "good end".\n\nMore.\n<|endoftext|>\n'
         "Other text.\n<|endoftext|>\n"
@@ -139,3 +141,12 @@ def test_a_killed_study_goes_on(tokenizer, tmp_path, monkeypatch):
     ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
     logits = [bench().load(adapter)(ids).logits for adapter in (None, first, second)]
     assert not torch.equal(logits[0], logits[1]) and not torch.equal(logits[1], logits[2])
+    # The source itself wears the adapter, without TokMat.
+    monkeypatch.setattr(
+        sys, "argv", ["ship_adapter.py", str(second), str(tmp_path / "source"), str(tmp_path / "worn")]
+    )
+    runpy.run_path(str(BENCHMARKS / "ship_adapter.py"), run_name="__main__")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype=torch.float32)
+    worn = PeftModel.from_pretrained(plain, tmp_path / "worn").eval()(ids).logits
+    torch.testing.assert_close(worn, logits[2], atol=2e-3, rtol=1e-2)  # it was rounded to bfloat16
+    assert (worn - logits[0]).abs().max() > 5 * (worn - logits[2]).abs().max()
