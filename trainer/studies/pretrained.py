@@ -19,6 +19,7 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -102,7 +103,7 @@ class Bench:
         if not is_finished(self.exact):
             lab.say("converting the pretrained model")
             convert_folder(self.source, self.exact)
-        self.tokenizer = load_tokenizer(self.exact)
+        self.tokenizer = load_tokenizer(str(self.exact))
 
     # -- what is taught -----------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Bench:
             own.append(self.own_text(number - 2, None))  # is there
         rows = self.rows(own, seed=number)
         self.lab.say(f"round {number}: {self.size.steps} steps")
-        fields = {"phrase_penalty": NATS, "clean_probability": 1.0, "negatives": "all", "regression_weight": 0.0}
+        fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "negatives": "all", "regression_weight": 0.0}
         model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
         if before is None:
             linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
@@ -244,7 +245,8 @@ class Bench:
         texts = [parts[-1][len(beginning) :] for beginning, parts in zip(beginnings, cut)]
         sizes = [[len(part) - len(beginning) for part in parts] for beginning, parts in zip(beginnings, cut)]
         told = [f"{beginning}|{text}" for beginning, text in zip(beginnings, texts)]
-        return bits_per_byte(*self.judge, beginnings, texts, sizes), told
+        judge, tokenizer = self.judge
+        return bits_per_byte(judge, tokenizer, beginnings, texts, sizes), told
 
     @cached_property
     def judge(self):
