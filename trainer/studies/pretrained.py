@@ -126,7 +126,8 @@ class Bench:
             own.append(self.own_text(number - 2, None))  # is there
         rows = self.rows(own, seed=number)
         self.lab.say(f"round {number}: {self.size.steps} steps")
-        fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "negatives": "all", "regression_weight": 0.0}
+        fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "regression_weight": 0.0}
+        fields["negatives"] = "all"
         model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
         if before is None:
             linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
