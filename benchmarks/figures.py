@@ -6,8 +6,8 @@
 
 A document holds `<!-- figures: NAME -->` and `<!-- /figures -->`; between them stand the table NAME below and the
 commands that its numbers came from. Results are docs/results/*.json, each with its command and machine, and
-docs/studies/*/results.csv, whose command is that of docs/results/studies.json. To measure anew, run a command with
-`--output docs/results/NAME.json` (the benchmarks) and then `make figures`.
+docs/studies*/*/results.csv, whose commands are those of docs/results/studies*.json. To measure anew, run a command
+with `--output docs/results/NAME.json` (the benchmarks) and then `make figures`.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def load(name: str) -> dict:
     return json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def study(name: str) -> list[dict]:
-    with open(ROOT / "docs" / "studies" / name / "results.csv", newline="", encoding="utf-8") as file:
+def study(name: str, folder: str = "studies") -> list[dict]:
+    with open(ROOT / "docs" / folder / name / "results.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -407,6 +407,73 @@ def tail_accuracy():
     for row in found:
         shares = [f"{share:.3f}" for share in row["accuracy"]]
         rows.append([row["slots"], row["read"], *shares, f"{row['tokens_per_forward']:.2f}"])
+    return rows
+
+
+UNLEARNT = {
+    "human": "people",
+    "argmax, phrases unlearned": "**argmax, phrases unlearned**",
+    "greedy": "SmolLM2, greedy",
+}
+
+
+def unlearnt(new_tokens: str) -> list[list[str]]:
+    measures = {"dist_2": "Dist-2", "rep_2": "Rep-2", "rep_3": "Rep-3", "loop": "Loop", "bits": "bits per byte"}
+    rows, ends = [["", *measures.values()]], ("", "_low", "_high")
+    for row in study("pretrained", "studies-135m"):
+        if row["new_tokens"] == new_tokens:
+            cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in measures]
+            name = row["decoder"]
+            rows.append([UNLEARNT.get(name, f"SmolLM2, {name}"), *cells])
+    return rows
+
+
+@table("unlearnt-50", "studies-135m")
+def unlearnt_at_50():
+    return unlearnt("50")
+
+
+@table("unlearnt-200", "studies-135m")
+def unlearnt_at_200():
+    return unlearnt("200")
+
+
+@table("unlearnt-1000", "studies-135m")
+def unlearnt_at_1000():
+    return unlearnt("1000")
+
+
+@table("unlearnt", "studies-135m")
+def unlearnt_in_short():
+    lengths, kept = (
+        ("50", "200", "1000"),
+        ("human", "argmax, phrases unlearned", "greedy", "penalty 1.1", "penalty 1.2"),
+    )
+    found = {(row["decoder"], row["new_tokens"]): row for row in study("pretrained", "studies-135m")}
+    rows = [["", *(f"{name}, {length} tokens" for length in lengths for name in ("Rep-2", "bits per byte"))]]
+    for name in kept:
+        cells = []
+        for length in lengths:
+            row = found[name, length]
+            cells += [f"{float(row['rep_2']):.3f}", f"{float(row['bits']):.3f}"]
+        rows.append([UNLEARNT.get(name, f"SmolLM2, {name}"), *cells])
+    return rows
+
+
+@table("functions", "functions")
+def functions():
+    found = load("functions")
+    rows = [["", f"HumanEval, of {found['problems']} functions right", "Rep-3"]]
+    return rows + [[row["model"], str(row["passed"]), f"{row['rep_3']:.3f}"] for row in found["rows"]]
+
+
+@table("controls", "studies-135m")
+def controls():
+    rows = [["control", "dose", "tokens changed", "Rep-2", "bits per byte"]]
+    for row in study("controls", "studies-135m"):
+        ends = ("", "_low", "_high")
+        cells = [with_interval(name, (row[f"{name}{end}"] for end in ends)) for name in ("rep_2", "bits")]
+        rows.append([row["control"], row["dose"], f"{float(row['changed']):.2f}", *cells])
     return rows
 
 

@@ -11,7 +11,7 @@
 # 3 front    the same steps and text, with phrases of the past as negatives
 # 4 round1 .. round3: where no text may end the model before writes on, and is then taught there what the twin would
 #            say without repeated phrases; the other rows stay stories
-# 5 own      what that model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it
+# 5 own      what that model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, twice
 # 6 judge    of another seed, to compare texts by
 set -euo pipefail
 texts=$1 out=$2
@@ -60,9 +60,14 @@ round round2 round1 200 8e-4 2.5 1 loops1.jsonl
 endless round2 640 12 loops2.jsonl
 round round3 round2 240 6e-4 5 2 loops2.jsonl loops1.jsonl
 write round3 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 2
-train tail --model "$out/round3" --train tail --data "$out/own.jsonl" --validation-fraction 0.03 --block-size 256 \
-    --max-steps "$(steps 320)" --learning-rate 1e-3 --context-negatives 0 --phrase-penalty 0 --tail-metrics 0 \
-    --loop-share "${LOOP_SHARE:-0.25}"
+foresee() { # FOLDER START TEXT STEPS LEARNING_RATE
+    train "$1" --model "$out/$2" --train tail --data "$out/$3" --validation-fraction 0.03 --block-size 256 \
+        --max-steps "$(steps "$4")" --learning-rate "$5" --context-negatives 0 --phrase-penalty 0 --tail-metrics 0 \
+        --loop-share "${LOOP_SHARE:-0.25}"
+}
+foresee tail-begun round3 own.jsonl 320 1e-3
+write round3 own-more.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 3
+foresee tail tail-begun own-more.jsonl 240 6e-4
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 python benchmarks/ship.py "$out/tail" "$out/tokmat-stories"
