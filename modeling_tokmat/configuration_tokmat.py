@@ -143,8 +143,8 @@ class TokMatConfig(PreTrainedConfig):
 
     model_type = "tokmat"
     sub_configs = {"backbone_config": AutoConfig}
-    keys_to_ignore_at_inference = ["past_key_values", "regression_loss", "contrastive_loss", "successor_loss"]
-    keys_to_ignore_at_inference += ["predicted_embeds", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "regression_loss", "contrastive_loss"]
+    keys_to_ignore_at_inference += ["successor_loss", "predicted_embeds", "hidden_states", "attentions"]
 
     backbone_config: dict | PreTrainedConfig | None = None
     geometry: str = "sphere"

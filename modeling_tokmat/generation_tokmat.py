@@ -14,7 +14,7 @@ from .checks_tokmat import require
 from .committed_tokmat import Committed
 from .decoding_tokmat import Ending, Network, decode
 from .draft_budget_tokmat import DraftBudget
-from .inputs_tokmat import check_positions, check_range
+from .inputs_tokmat import CACHE, check_positions, check_range, one_cache
 from .noise_tokmat import DecodingNoise
 from .requests_tokmat import check_objects, check_prompt, check_return_sequences, check_rows, check_settings
 from .settings_tokmat import SETTINGS, MaturationSettings
@@ -85,7 +85,8 @@ class TokMatGenerationMixin(GenerationMixin):
         for name in ("negative_prompt_ids", "negative_prompt_attention_mask"):
             require(kwargs.get(name) is None, name, "given", "left out: guidance compares with the tail alone")
         ids = inputs if inputs is not None else kwargs.get("input_ids")
-        cache = kwargs.get("past_key_values")
+        cache = one_cache(kwargs.pop("past_key_values", None), kwargs.pop("cache", None))
+        kwargs |= {} if cache is None else {CACHE: cache}
         check_objects(generation_config, **kwargs)
 
         def asked(name):
@@ -162,7 +163,7 @@ class TokMatGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, mode, batch_size, max_cache_length):
         # What is not in step leaves holes in the cache of a batch, and drafts are fed beyond what is committed.
         settings, positions = generation_config._maturation_settings, model_kwargs["position_ids"]
-        if model_kwargs.get("past_key_values") is None:
+        if model_kwargs.get(CACHE) is None:
             # transformers remembers the longest static cache it ever made, so what cannot run must not ask for one.
             self._require_room(positions, max_cache_length + 1 - positions.shape[1])
         if settings.commit != "front":
@@ -190,7 +191,7 @@ class TokMatGenerationMixin(GenerationMixin):
     ):
         """Algorithm 1 as transformers calls it (see [`decode`])."""
         settings, pad = generation_config._maturation_settings, generation_config._pad_token_tensor
-        cache = model_kwargs.get("past_key_values") if model_kwargs.get("use_cache") else None
+        cache = model_kwargs.get(CACHE) if model_kwargs.get("use_cache") else None
         new_tokens = generation_config.max_length - input_ids.shape[1]
         committed = self._prepare_prompt(input_ids, cache, generation_config, model_kwargs, new_tokens)
         batch_size, dim = len(committed.vectors), committed.vectors.shape[-1]
@@ -225,11 +226,11 @@ class TokMatGenerationMixin(GenerationMixin):
             return sequences
         return TokMatGenerateOutput(
             sequences=sequences,
-            past_key_values=cache,
             num_forwards=network.num_forwards,
             tokens_per_forward=sum(committed.counts) / batch_size / network.num_forwards,
             maturation=record.trace,
             drafts_taken=tail.came_true,
+            **{CACHE: cache},
             **record.by_name,
         )
 
@@ -245,7 +246,7 @@ class TokMatGenerationMixin(GenerationMixin):
         pending = vectors.shape[1]
         require(
             pending > 0,
-            "past_key_values",
+            CACHE,
             f"a cache of {past_length} positions for a prompt of {whole}",
             "at least one position shorter than the prompt",
         )
@@ -256,7 +257,7 @@ class TokMatGenerationMixin(GenerationMixin):
         croppable = not rolled_back or (
             not isinstance(cache, QuantizedCache) and (cache.is_compileable or cache.is_croppable)
         )
-        require(croppable, "past_key_values", type(cache).__name__, "a dynamic or static cache, to be rolled back")
+        require(croppable, CACHE, type(cache).__name__, "a dynamic or static cache, to be rolled back")
         mask = torch.ones_like(positions) if mask is None else mask.to(self.device)
         mask = mask.bool().expand(len(vectors), -1)
         check_rows(mask)  # transformers may have told padding from pad_token_id

@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from modeling_tokmat.inputs_tokmat import CACHE
+
 IDS = torch.arange(2, 22).view(2, 10)
 
 
@@ -61,7 +63,7 @@ def test_a_quantized_cache_that_would_be_rolled_back(make_model):
             self.layers, self.layer_class_to_replicate, self.offloading = [], None, False
 
     cache = Quantized()
-    with pytest.raises(ValueError, match="`past_key_values` is 'Quantized'.*dynamic or static"):
+    with pytest.raises(ValueError, match=f"`{CACHE}` is 'Quantized'.*dynamic or static"):
         make_model().generate(IDS, max_new_tokens=4, tail_length=3, past_key_values=cache)
 
 

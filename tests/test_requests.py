@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig, MinLengthLogitsProcessor
 
+from modeling_tokmat.inputs_tokmat import CACHE
+
 IDS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 ONES = torch.ones_like(IDS)
 
@@ -45,7 +47,7 @@ ONES = torch.ones_like(IDS)
         ({"num_return_sequences": 10**9}, "num_return_sequences", "bytes"),
         ({"generation_config": {"tail_length": 3}}, "generation_config", "GenerationConfig"),
         ({"streamer": 3}, "streamer", "`put`"),
-        ({"past_key_values": ()}, "past_key_values", "a cache"),
+        ({"past_key_values": ()}, CACHE, "a cache"),
         ({"use_cache": "x"}, "use_cache", "True or False"),
         ({"use_cache": 2}, "use_cache", "True or False"),
         ({"generation_config": GenerationConfig(use_cache="no")}, "use_cache", "True or False"),

@@ -3,12 +3,15 @@
 test_modeling.py and test_graphs.py."""
 
 import copy
+import warnings
 
 import pytest
 import torch
 from conftest import BACKBONES
+from transformers.utils import logging
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+from modeling_tokmat.inputs_tokmat import CACHE
 
 IDS = torch.arange(2, 22).view(2, 10)
 
@@ -86,3 +89,32 @@ def test_tables_of_another_size_are_drawn_anew_when_that_is_asked(model, tmp_pat
     other = TokMatForContinuousLM.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
     assert other.get_input_embeddings().weight.shape[0] == 60
     assert torch.equal(other.head.weight, model.head.weight)
+
+
+@torch.no_grad()
+def test_keys_and_values_go_by_both_names_that_transformers_has_had_for_them(model):
+    output = model(IDS, use_cache=True)
+    assert output.past_key_values is output[CACHE] is output.to_tuple()[1] is getattr(output, CACHE)
+    longer = torch.cat([IDS, IDS[:, :2]], dim=1)
+    settings = {"max_new_tokens": 3, "eos_token_id": None, "tail_length": 1, "embryo_norm": 0.0}
+    logits, text = model(longer).logits[:, 10:], model.generate(longer, **settings)
+    for name in ("past_key_values", "cache"):
+        read, held = copy.deepcopy(output.past_key_values), copy.deepcopy(output.past_key_values)
+        torch.testing.assert_close(model(longer[:, 10:], **{name: read}).logits, logits, atol=1e-4, rtol=1e-4)
+        assert torch.equal(model.generate(longer, **{name: held}, **settings), text)
+        assert read.get_seq_length() == 12 and held.get_seq_length() == 14
+    twice = {"past_key_values": held, "cache": held}
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="`cache` is 'given with past_key_values'.*the only one"):
+            call(longer, **twice)
+
+
+def test_neither_name_is_used_where_transformers_calls_it_deprecated(model, caplog):
+    logging.warning_once.cache_clear()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*past_key_values")
+        model.train()(IDS, labels=IDS).loss.backward()
+        given = {"max_new_tokens": 6, "tail_length": 3, "eos_token_id": None, "return_dict_in_generate": True}
+        for other in ({}, {"commit": "verified"}, {"cache_implementation": "static"}, {"use_cache": False}):
+            assert model.eval().generate(IDS, **given, **other).sequences.shape == (2, 16)
+    assert not [record for record in caplog.records if "past_key_values" in record.getMessage()]

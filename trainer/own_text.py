@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from modeling_tokmat.inputs_tokmat import CACHE
+
 from .collator import IGNORED
 from .data import load_documents
 from .evaluation.metrics import rep_n
@@ -188,7 +190,7 @@ def answer(
     answers, places, cache = [[] for _ in prompts], list(range(len(prompts))), None
     for written in range(0, max_new_tokens, STAGE):
         new = min(STAGE, max_new_tokens - written)
-        output = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=new, **options)
+        output = model.generate(ids, attention_mask=mask, max_new_tokens=new, **{CACHE: cache}, **options)
         going = []
         for row, place in enumerate(places):
             found = output.sequences[row, longest:].tolist()
@@ -198,7 +200,7 @@ def answer(
                 going.append(row)
         if not going:
             break
-        ids, cache = output.sequences[going], output.past_key_values
+        ids, cache = output.sequences[going], output[CACHE]
         mask = torch.cat([mask[going], mask.new_ones(len(going), new)], dim=1)
         if len(going) < len(places):
             cache.batch_select_indices(torch.tensor(going, device=model.device))

@@ -3,6 +3,7 @@
 wait for the device, and a compiled or exported graph could not hold it."""
 
 import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -13,6 +14,8 @@ logger = logging.get_logger(__name__)
 # By this name tools know a causal language model: transformers' Trainer then shifts labels before it smooths them.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["tokmat"] = "TokMatForContinuousLM"
 
+# What the installed transformers calls the keys and values, in arguments and outputs alike: `cache` from 5.24 on.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 NORM_TOLERANCE = 0.005  # of committed vectors, in units of R: far above what rounding to bf16 does to a norm
 
 
@@ -70,6 +73,13 @@ def check_inputs(
         require(fits, "attention_mask", described(attention_mask), allowed)
     if committed and config.geometry == "sphere" and inputs_embeds is not None and _can_be_read(inputs_embeds):
         _check_norms(inputs_embeds.detach(), config.embedding_radius)
+
+
+def one_cache(past_key_values, cache):
+    """The cache that was given by either of its names, which every transformers may be handed; refuses both."""
+    both = past_key_values is not None and cache is not None
+    require(not both, "cache", "given with past_key_values", "the only one of the two, which are the same")
+    return past_key_values if cache is None else cache
 
 
 def check_training(labels: torch.Tensor | None, maturity: torch.Tensor | None, embeddings: torch.nn.Module) -> None:

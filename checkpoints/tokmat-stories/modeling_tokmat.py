@@ -11,14 +11,15 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from .adapters_tokmat import Gate, TailAdapter, TailAdapters, TokMatSuccessorHead
 from .checks_tokmat import require
 from .conditioning_tokmat import Conditions, TokMatMaturityEmbedding, TokMatTailLengthFiLM
 from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerationMixin
-from .inputs_tokmat import check_inputs, check_own_forward, check_training
+from .inputs_tokmat import CACHE, check_inputs, check_own_forward, check_training, one_cache
 from .loading_tokmat import require_settings, require_whole
 from .losses_tokmat import Reference, draw_negatives
 from .maturation_tokmat import MAX_TAIL_LENGTH
@@ -29,7 +30,7 @@ from .vocabulary_tokmat import PretrainedVocabulary, Vocabulary, computing_devic
 
 
 @dataclass
-class TokMatOutput(ModelOutput):
+class TokMatOutput(CausalLMOutputWithPast):
     """
     Output of [`TokMatForContinuousLM`]. The usual fields of a causal language model come first.
 
@@ -37,18 +38,13 @@ class TokMatOutput(ModelOutput):
         loss (`torch.Tensor` of shape `()`): rho * regression + lambda * InfoNCE (Eq. 8), when `labels` are given.
         logits (`torch.Tensor` of shape `(batch, length, vocab_size)`): logit_scale * cos(z^, e_i), the implied
             next-token distribution; None in training mode with `labels`, where nothing reads it.
-        past_key_values (`Cache`), hidden_states, attentions: the backbone's.
+        past_key_values (`Cache`; the field `cache` from transformers 5.24 on), hidden_states, attentions: backbone's.
         predicted_embeds (`torch.Tensor` of shape `(batch, length, d)`): z^, the predicted NEXT vector per position.
         regression_loss, contrastive_loss (`torch.Tensor` of shape `()`): the two parts of the loss, unweighted.
         successor_loss (`torch.Tensor` of shape `()`): InfoNCE of what the successor head makes of z^, weighted as
             `contrastive_loss` is.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     predicted_embeds: torch.FloatTensor | None = None
     regression_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
@@ -65,7 +61,7 @@ class TokMatPreTrainedModel(PreTrainedModel):
     config_class = TokMatConfig
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     model_tags = ["custom_code", "token-maturation", "arxiv:2601.04854"]  # of the card that `push_to_hub` makes
     _supports_attention_backend = True
@@ -262,14 +258,16 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         tails: SimulatedTails | None = None,
         conditions: Conditions | None = None,
         num_items_in_batch: torch.Tensor | float | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> TokMatOutput:
         r"""
         Args:
             input_ids (`(batch, length)`): token ids, read as committed vectors. Or:
             inputs_embeds (`(batch, length, d)`): vectors of the z space, before conditioning.
-            attention_mask (`(batch, length)` or a float additive 4-D mask), position_ids, past_key_values, use_cache:
-                as in transformers. Documents packed in one row are told from `position_ids` that restart.
+            attention_mask (`(batch, length)` or a float additive 4-D mask), position_ids, use_cache, past_key_values
+                (or cache, its name from transformers 5.24 on): as in transformers. Documents packed in one row are
+                told from `position_ids` that restart.
             maturity (`(batch, length)` or `(1, length)`, in [0, 1]): alpha; 1 everywhere if not given.
             tail_length (`int`, `(batch,)` or `(batch, length)`, in [1, 64]): K; 1 if not given.
             labels (`(batch, length)`): unshifted ids, -100 is ignored. In training mode without `maturity`, the
@@ -289,6 +287,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         Raises:
             ValueError: for inputs that contradict one another, and ids or K out of range.
         """
+        past_key_values = one_cache(past_key_values, cache)
         committed = maturity is None and conditions is None
         told = (position_ids, maturity, attention_mask)
         check_inputs(self.config, input_ids, labels, inputs_embeds, committed, kwargs, *told)
@@ -334,14 +333,15 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
             weights = counts.float() ** config.unigram_exponent * (counts > 0)  # 0 ** 0 is 1
         return draw_negatives(config.negatives, config.num_negatives, config.vocab_size, labels, weights, generator)
 
-    def predict(self, vectors, conditions: Conditions, use_cache=None, **kwargs):
+    def predict(self, vectors, conditions: Conditions, use_cache=None, past_key_values=None, **kwargs):
         """z^ for every position, (batch, length, d), and the backbone's output: condition `vectors`, of that shape, by
-        `conditions` (Eq. 2 and 3), run the backbone with `use_cache` and `kwargs`, apply the head."""
+        `conditions` (Eq. 2 and 3), run the backbone (`use_cache`, `past_key_values`, `kwargs`), apply the head."""
         hidden = conditions.apply(vectors)
         if self.tail_adapters is not None:
             self.tail_adapters.gate.set(conditions.gate)
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-        outputs = self.backbone(inputs_embeds=hidden, use_cache=use_cache, return_dict=True, **kwargs)
+        kwargs |= {CACHE: past_key_values, "use_cache": use_cache, "return_dict": True}
+        outputs = self.backbone(inputs_embeds=hidden, **kwargs)
         return self.head(outputs.last_hidden_state), outputs
 
     def conditions(self, maturity=None, tail_length=None, committed: int | None = None) -> Conditions:
@@ -387,10 +387,10 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         wanted = logits_to_keep is not None and not (torch.is_tensor(kept) and kept.numel() == 0)
         return TokMatOutput(
             logits=self.implied_logits(predicted[:, kept]) if wanted else None,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             predicted_embeds=predicted,
+            **{CACHE: getattr(outputs, CACHE)},
             **losses,
         )
 

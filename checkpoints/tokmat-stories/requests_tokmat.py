@@ -8,6 +8,7 @@ from transformers import Cache, GenerationConfig
 from transformers.generation import BaseWatermarkingConfig
 
 from .checks_tokmat import INDICES, described, is_integer, is_number, require
+from .inputs_tokmat import CACHE
 
 # The least value of a setting that counts tokens.
 LENGTHS = {"max_new_tokens": 1, "max_length": 1, "prefill_chunk_size": 1, "min_new_tokens": 0, "min_length": 0}
@@ -125,11 +126,11 @@ def check_objects(generation_config, **given) -> None:
     """Raise a `ValueError` for arguments of another kind: `generation_config` and what else `generate` was `given`."""
     fits = generation_config is None or isinstance(generation_config, GenerationConfig)
     require(fits, "generation_config", described(generation_config), "None or a GenerationConfig")
-    streamer, cache = given.get("streamer"), given.get("past_key_values")
+    streamer, cache = given.get("streamer"), given.get(CACHE)
     fits = streamer is None or (hasattr(streamer, "put") and hasattr(streamer, "end"))
     require(fits, "streamer", described(streamer), "None or an object with `put` and `end`")
     fits = cache is None or isinstance(cache, Cache)
-    require(fits, "past_key_values", described(cache), "None or a cache of transformers")
+    require(fits, CACHE, described(cache), "None or a cache of transformers")
     for name in ("logits_processor", "stopping_criteria"):
         listed = given.get(name)
         fits = listed is None or (isinstance(listed, list | tuple) and all(map(callable, listed)))
