@@ -71,3 +71,39 @@ def test_tail_accuracy(folder):
     for row in result["rows"]:
         assert len(row["accuracy"]) == 4 and all(0 <= share <= 1 for share in row["accuracy"])
         assert 1 <= row["tokens_per_forward"] <= 5 and row["places"] > 0
+
+
+def test_tail_ablations(folder):
+    given = ("source", "ablations", "--data", "texts.txt", "--held-out", "texts.txt", "--texts", "6", "--steps", "4")
+    given += (
+        "--batch-size",
+        "2",
+        "--block-size",
+        "64",
+        "--new-tokens",
+        "24",
+        "--loop-share",
+        "1",
+        "--held-out-texts",
+        "4",
+    )
+    arms = ["fresh embryos", "no successor head", "real text"]
+    result = run(folder, "tail_ablations", *given, "--arms", ",".join(arms))
+    assert [row["name"] for row in result["rows"]] == arms
+    for row in result["rows"]:
+        for held in ("carried", "fresh"):
+            assert len(row[held]["accuracy"]) == 4 and row[held]["places"] > 0
+            assert 1 <= row[held]["tokens_per_forward"] <= 5
+        assert row["cpu_ms_per_token"] > 0 and row["peak_memory_mb"] > 0
+    fresh, without, real = (row["parameters"] for row in result["rows"])
+    assert without < fresh == real
+    saved = [
+        json.loads((folder / "ablations" / name / "config.json").read_text())
+        for name in ("fresh-embryos", "real-text")
+    ]
+    assert [values["rollout_passes"] for values in saved] == [0, 1]
+    # What is finished is kept, and only under the same settings.
+    (folder / "ablations" / "real-text" / "config.json").unlink()
+    assert run(folder, "tail_ablations", *given, "--arms", "real text")["rows"] == result["rows"][2:]
+    with pytest.raises(AssertionError, match="other settings"):
+        run(folder, "tail_ablations", *given, "--learning-rate", "1")
