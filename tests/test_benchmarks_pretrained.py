@@ -107,3 +107,9 @@ def test_tail_ablations(folder):
     assert run(folder, "tail_ablations", *given, "--arms", "real text")["rows"] == result["rows"][2:]
     with pytest.raises(AssertionError, match="other settings"):
         run(folder, "tail_ablations", *given, "--learning-rate", "1")
+
+
+def test_convert(folder):
+    result = run(folder, "convert", "source", "--repeats", "1", "--tail-adapter-rank", "2")
+    assert 0 < result["import"]["cpu_seconds"] < result["convert"]["cpu_seconds"] and result["convert"]["seconds"] > 0
+    assert 0 < result["import"]["peak_memory_mb"] < result["convert"]["peak_memory_mb"]

@@ -38,7 +38,9 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch
 
 
 @torch.no_grad()
-def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **fields) -> TokMatForContinuousLM:
+def from_autoregressive(
+    model: PreTrainedModel, geometry: str = "pretrained", copy: bool = True, **fields
+) -> TokMatForContinuousLM:
     """The backbone and the embeddings of a causal language model inside a TokMat model that starts as that model.
 
     Under `geometry="pretrained"` (METHOD section 7) `logits` are the source's: committed vectors are its embeddings,
@@ -51,6 +53,7 @@ def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **
 
     Args:
         model: any decoder-only transformers model with a causal language modelling head.
+        copy: whether the weights are copied; otherwise both models hold the same ones, in half the memory.
         fields: other fields of `TokMatConfig`.
 
     Raises:
@@ -63,9 +66,9 @@ def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **
         backbone_config=model.config.__class__.from_dict(model.config.to_dict()), geometry=geometry, **fields
     )
     tokmat = TokMatForContinuousLM(config)
-    tokmat.backbone.load_state_dict(model.base_model.state_dict())
+    tokmat.backbone.load_state_dict(model.base_model.state_dict(), assign=not copy)
     if tokmat.lm_head is not None:
-        tokmat.lm_head.load_state_dict(model.get_output_embeddings().state_dict())
+        tokmat.lm_head.load_state_dict(model.get_output_embeddings().state_dict(), assign=not copy)
     tokmat.to(model.dtype).eval()  # type: ignore[arg-type]  # transformers hides what `to` takes
     if "embedding_radius" not in fields:
         config.embedding_radius = tokmat.vocabulary().mean_row_norm()
@@ -205,7 +208,7 @@ def convert_folder(
         fields = fields | SOURCE_TAIL | {"tail_adapter_rank": tail_adapter_rank}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is added is drawn: the same at every run
-        converted = from_autoregressive(model, geometry, **fields)
+        converted = from_autoregressive(model, geometry, copy=False, **fields)
 
     def save(temporary):
         converted.save_pretrained(temporary)

@@ -115,17 +115,20 @@ def load_tail_adapter(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
         raise ValueError(f"the tail adapter in {name} is damaged: {error}") from error
 
 
-def attach(model: PreTrainedModel, values: dict, tensors: dict[str, torch.Tensor]) -> TokMatForContinuousLM:
+def attach(
+    model: PreTrainedModel, values: dict, tensors: dict[str, torch.Tensor], copy: bool = True
+) -> TokMatForContinuousLM:
     """A TokMat model of a source and of a tail that was trained beside it.
 
     Args:
         model: the autoregressive source. values, tensors: as `load_tail_adapter` gives them.
+        copy: as `from_autoregressive` takes it.
 
     Raises:
         ValueError: the tail was trained beside another source, or its tensors do not fit its configuration.
     """
     check_fingerprint(values.get("fingerprint") or {}, fingerprint(model))
-    tokmat = from_autoregressive(model, **values["config"])
+    tokmat = from_autoregressive(model, copy=copy, **values["config"])
     own = {_to_file(name): weight for name, weight in tokmat.named_parameters() if name.startswith(ADDED_FOR_THE_TAIL)}
     shapes = {name: tuple(weight.shape) for name, weight in own.items()}
     found = {name: tuple(weight.shape) for name, weight in tensors.items()}
@@ -171,7 +174,7 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
     values, tensors = load_tail_adapter(adapter)
     model = load_model(source, dtype="auto").eval()
     tokenizer = load_tokenizer(source)
-    tokmat = attach(model, values, tensors)
+    tokmat = attach(model, values, tensors, copy=False)
     found = agreement(model, tokmat, probe_rows(tokenizer, tokmat.config.max_position_embeddings))
 
     def save(temporary):
