@@ -14,6 +14,7 @@ What is finished in the folder is kept: the same command goes on. The last line 
 import argparse
 import contextlib
 import json
+import math
 import os
 import resource
 import statistics
@@ -21,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from decode import allocator_set, command_line, machine_facts, machine_line, report, stdout_console
 from rich.table import Table
 from tail_accuracy import STATES, right_slots
@@ -89,47 +91,62 @@ def judge(folder: Path, name: str, answers) -> dict:
     """What the slots of a trained tail foresee, by what they hold, read as decoding reads them."""
     model = TokMatForContinuousLM.from_pretrained(arm_folder(folder, name)).eval()
     model.config.rollout_jump = 0
-    found = {"parameters": sum(weight.numel() for weight in tail_tensors(model).values())}
+    found: dict = {"parameters": sum(weight.numel() for weight in tail_tensors(model).values())}
+    plain, looping = ([row for row in answers if row["loops"] is loops] for loops in (False, True))
     for held, state in READ.items():
-        ways = right_slots(model, answers, STATES[state])
-        right = ways.get("successor", ways["raw"])
-        chain = right.cumprod(dim=1).sum(dim=1).mean().item()
-        found[held] = {"accuracy": right.mean(dim=0).tolist(), "tokens_per_forward": 1 + chain, "places": len(right)}
+        parts = [right_slots(model, rows, STATES[state]) for rows in (plain, looping) if rows]
+        parts = [ways.get("successor", ways["raw"]) for ways in parts]
+        chains = [part.cumprod(dim=1).sum(dim=1).mean().item() for part in (torch.cat(parts), parts[0])]
+        found[held] = {"accuracy": torch.cat(parts).mean(dim=0).tolist(), "places": sum(map(len, parts))}
+        found[held] |= {"tokens_per_forward": 1 + chains[0]} | ({"without_loops": 1 + chains[1]} if plain else {})
     return found
 
 
+def kept(path: Path, make) -> dict:
+    """What is in a JSON file, made if there is none."""
+    if not path.is_file():
+        path.with_suffix(".tmp").write_text(json.dumps(make()) + "\n", encoding="utf-8")
+        os.replace(path.with_suffix(".tmp"), path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def run_arm(folder: Path, name: str, options: dict) -> dict:
-    """Train and judge, unless that was done before."""
-    kept = arm_folder(folder, name).with_suffix(".json")
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
-    process, connection = start(train_arm, name, options, allocator=True)
-    trained = receive(name, connection)
-    process.join()
-    if trained["code"]:
-        raise SystemExit(trained["code"])
-    tokens, steps = options["batch_size"] * options["block_size"], trained.pop("step_seconds")
-    if not steps:
-        raise SystemExit(f"{arm_folder(folder, name)} was trained, but not timed: delete it")
-    row = {"name": name, "steps_timed": len(steps), "cpu_seconds_per_step": statistics.median(steps)}
-    row |= {"cpu_ms_per_token": 1000 * row["cpu_seconds_per_step"] / tokens, **trained}
-    row |= judge(folder, name, load_own_text(folder / "held-out.jsonl", 1.0))
-    kept.with_suffix(".tmp").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    os.replace(kept.with_suffix(".tmp"), kept)
-    return row
+    """Train and judge, as far as that was not done before."""
+
+    def train() -> dict:
+        process, connection = start(train_arm, name, options, allocator=True)
+        trained = receive(name, connection)
+        process.join()
+        if trained["code"]:
+            raise SystemExit(trained["code"])
+        if not trained["step_seconds"]:
+            raise SystemExit(f"{arm_folder(folder, name)} was trained, but not timed: delete it")
+        return trained
+
+    trained = kept(arm_folder(folder, name).with_suffix(".cost.json"), train)
+    step = statistics.median(trained["step_seconds"])
+    row = {"name": name, "steps_timed": len(trained["step_seconds"]), "peak_memory_mb": trained["peak_memory_mb"]}
+    row |= {
+        "cpu_seconds_per_step": step,
+        "cpu_ms_per_token": 1000 * step / options["batch_size"] / options["block_size"],
+    }
+    answers = load_own_text(folder / "held-out.jsonl", 1.0)
+    return row | kept(arm_folder(folder, name).with_suffix(".json"), lambda: judge(folder, name, answers))
 
 
 def show(result: dict) -> None:
     console = stdout_console()
     console.print(machine_line(result["machine"]))
     slots = [f"slot {k}" for k in range(2, SOURCE_TAIL["parallel_slots"] + 2)]
-    table = Table("", *slots, "tokens/forward", "fresh at every step", "parameters", "CPU ms/token", "peak MB")
+    heads = ("tokens/forward", "no loops", "fresh at every step", "parameters", "CPU ms/token", "peak MB")
+    table = Table("", *slots, *heads)
     for row in result["rows"]:
         held = row["fresh" if row["name"] == "fresh embryos" else "carried"]
         table.add_row(
             row["name"],
             *(f"{share:.3f}" for share in held["accuracy"]),
             f"{row['carried']['tokens_per_forward']:.2f}",
+            f"{row['carried'].get('without_loops', math.nan):.2f}",
             f"{row['fresh']['tokens_per_forward']:.2f}",
             f"{row['parameters']:,}",
             f"{row['cpu_ms_per_token']:.2f}",
