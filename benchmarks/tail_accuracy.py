@@ -33,8 +33,9 @@ STATES = {
 
 @torch.no_grad()
 def right_slots(model, answers, state: dict) -> dict[str, torch.Tensor]:
-    """Per way of reading, which slots were right: (tails, slots), bool; only tails all of whose slots are asked."""
-    config, vocabulary, found = model.config, model.vocabulary(), {"raw": [], "successor": []}
+    """Per way of reading, which slots were right, (tails, slots), 0 or 1; only tails all of whose slots are asked."""
+    config, vocabulary = model.config, model.vocabulary()
+    found = {"raw": []} | ({} if model.successor is None else {"successor": []})
     for name, value in state.items():
         setattr(config, name, value)
     for number, answer in enumerate(answers):
@@ -48,7 +49,9 @@ def right_slots(model, answers, state: dict) -> dict[str, torch.Tensor]:
         previous = tails.at_place(model.embed_tokens(ids))
         shape = config.parallel_tails, -1
         whole = (loss_weights(labels, tails.documents, tails, config=model.config)[0] > 0).view(shape).all(dim=1)
-        ways = {"raw": predicted, "successor": model.successor(predicted, previous, vocabulary.radius)}
+        ways = {"raw": predicted}
+        if model.successor is not None:
+            ways["successor"] = model.successor(predicted, previous, vocabulary.radius)
         for name, vectors in ways.items():
             found[name].append((vocabulary.nearest(vectors) == targets)[0].view(shape)[whole])
     return {name: torch.cat(parts).float() for name, parts in found.items()}

@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The benchmarks of pretrained models run on a tiny one, and the last line on stdout is what it should be."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -71,3 +72,76 @@ def test_tail_accuracy(folder):
     for row in result["rows"]:
         assert len(row["accuracy"]) == 4 and all(0 <= share <= 1 for share in row["accuracy"])
         assert 1 <= row["tokens_per_forward"] <= 5 and row["places"] > 0
+
+
+def test_tail_ablations(folder):
+    given = ("source", "ablations", "--data", "texts.txt", "--held-out", "texts.txt", "--texts", "6", "--steps", "4")
+    given += (
+        "--batch-size",
+        "2",
+        "--block-size",
+        "64",
+        "--new-tokens",
+        "24",
+        "--loop-share",
+        "1",
+        "--held-out-texts",
+        "4",
+    )
+    arms = ["fresh embryos", "no successor head", "real text"]
+    result = run(folder, "tail_ablations", *given, "--arms", ",".join(arms))
+    assert [row["name"] for row in result["rows"]] == arms
+    for row in result["rows"]:
+        for held in ("carried", "fresh"):
+            assert len(row[held]["accuracy"]) == 4 and row[held]["places"] > 0
+            assert 1 <= row[held]["tokens_per_forward"] <= 5
+        assert row["cpu_ms_per_token"] > 0 and row["peak_memory_mb"] > 0
+    fresh, without, real = (row["parameters"] for row in result["rows"])
+    assert without < fresh == real
+    saved = [
+        json.loads((folder / "ablations" / name / "config.json").read_text())
+        for name in ("fresh-embryos", "real-text")
+    ]
+    assert [values["rollout_passes"] for values in saved] == [0, 1]
+    # What is finished is kept, and only under the same settings.
+    (folder / "ablations" / "real-text" / "config.json").unlink()
+    assert run(folder, "tail_ablations", *given, "--arms", "real text")["rows"] == result["rows"][2:]
+    with pytest.raises(AssertionError, match="other settings"):
+        run(folder, "tail_ablations", *given, "--learning-rate", "1")
+
+
+def test_convert(folder):
+    result = run(folder, "convert", "source", "--repeats", "1", "--tail-adapter-rank", "2")
+    assert 0 < result["import"]["cpu_seconds"] < result["convert"]["cpu_seconds"] and result["convert"]["seconds"] > 0
+    assert 0 < result["import"]["peak_memory_mb"] < result["convert"]["peak_memory_mb"]
+
+
+def test_train(folder):
+    sizes = "--batch-size 2 --block-size 24 --steps 2 --repeats 1 --warmup 1 --rank 2 --dtype fp32"
+    lora, tail = run(folder, "train", "--source", "source", *sizes.split())["variants"]
+    assert (lora["variant"], tail["variant"]) == ("lora", "tail") and lora["speed_ratio"] == 1
+    assert tail["target_memory"] == 0.6 and tail["target_speed"] == pytest.approx(1 / 0.6, rel=1e-5)
+    assert all(row["tokens_per_second"] > 0 and row["peak_memory_mb"] > 50 for row in (lora, tail))
+
+
+def test_wide_pass(folder):
+    result = run(
+        folder, "wide_pass", "source", "--positions", "1,3", "--prefix", "5", "--repeats", "1", "--threads", "1"
+    )
+    found = {(row["of"], row["kernel"]): row["milliseconds"] for row in result["rows"]}
+    for of in ("linear layers", "whole model"):
+        for kernel in ("plain", "transposed", "swapped", "int8"):
+            assert len(found[of, kernel]) == 2 and min(found[of, kernel]) > 0
+
+
+@torch.no_grad()
+def test_every_way_of_a_wide_pass_is_the_same_product(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    wide_pass = importlib.import_module("wide_pass")
+    weight, vectors = torch.randn(48, 32), torch.randn(1, 3, 32)
+    for name, kernel in wide_pass.KERNELS.items():
+        loss = 0.02 if name in ("int8", "bf16") else 1e-5
+        expected = vectors @ weight.t()
+        torch.testing.assert_close(
+            kernel(weight, 3)(vectors), expected, rtol=0, atol=loss * expected.abs().max().item()
+        )

@@ -8,9 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import assert_one_line_error, invoke
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from modeling_tokmat import TokMatForContinuousLM
+from trainer.conversion import from_autoregressive
+from trainer.recipes import SOURCE_TAIL
+from trainer.tail_adapter import save_tail_adapter
 
 
 @pytest.fixture
@@ -96,6 +108,52 @@ def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(source):
     path.write_text(json.dumps(values))
     assert_one_line_error(invoke("convert", "windowed", "out"), "tokmat convert: ", "sliding_window=4")
     assert not Path("out").exists()
+
+
+def test_heads_and_vocabularies_that_do_not_fit_are_named(source, tokenizer):
+    sizes = LlamaConfig.from_pretrained(source).to_dict() | {"tie_word_embeddings": False}
+    words = sizes["vocab_size"]
+    plain = {name: sizes[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
+    odd = LlamaForCausalLM(LlamaConfig.from_dict(sizes))
+    odd.lm_head = torch.nn.Linear(32, words + 7, bias=False)
+    few = LlamaForCausalLM(LlamaConfig.from_dict(sizes | {"vocab_size": 100}))
+    narrow = OPTForCausalLM(OPTConfig(**plain, ffn_dim=64, word_embed_proj_dim=16))
+    pooled = BertLMHeadModel(BertConfig(**plain, intermediate_size=64, is_decoder=True))
+    models = {"odd": odd, "few": few, "narrow": narrow, "pooled": pooled, "mute": few}
+    for name, model in models.items():
+        model.save_pretrained(name)
+        if name != "mute":
+            tokenizer.save_pretrained(name)
+    for name, expected in (
+        ("odd", "odd cannot be loaded: its tensors have other sizes than its config.json says"),
+        ("few", f"the tokenizer has {words} tokens, but few only 100"),
+        ("narrow", f"opt with hidden states of size 32, embeddings of ({words}, 16)"),
+        ("pooled", "a bert model whose decoder is not that of AutoModel: pooler"),
+        ("mute", "mute holds no tokenizer"),
+    ):
+        assert_one_line_error(invoke("convert", name, "out"), "tokmat convert: ", expected)
+    Path("file").write_text("")
+    for place in ("file", "file/out"):
+        assert_one_line_error(invoke("convert", source, place), "tokmat convert: ", f"{place} cannot be a folder")
+    assert not Path("out").exists()
+
+
+def test_a_damaged_tail_adapter_is_named(source):
+    fields = SOURCE_TAIL | {"tail_adapter_rank": 2}
+    save_tail_adapter(from_autoregressive(LlamaForCausalLM.from_pretrained(source), **fields), Path("tail"))
+    path = Path("tail/tail_adapter_config.json")
+    whole = json.loads(path.read_text())
+    for part, value, words in (
+        ("fingerprint", None, "`fingerprint` is None"),
+        ("fingerprint", {}, "`row_norms` is None"),
+        ("config", [1], "`config` is [1]"),
+        ("config", whole["config"] | {"tail_adapter_rank": 3}, "rank 3 need"),
+        ("generation", whole["generation"] | {"tail_length": "x"}, "`tail_length` is 'x'"),
+        ("generation", {"haste": 1}, "`generation` is ['haste']"),
+    ):
+        path.write_text(json.dumps(whole | {part: value}))
+        assert_one_line_error(invoke("attach", source, "tail", "out"), "tokmat attach: ", words)
+        assert not Path("out").exists()
 
 
 def test_what_cannot_be_a_backbone_is_refused_before_its_weights_are_read(source, monkeypatch):

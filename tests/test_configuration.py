@@ -57,7 +57,7 @@ def test_measures_of_the_backbone_are_read_and_set(model_type):
         ("context_negatives", -1.0, "at least 0"),
         ("context_window", -1, "at least 0"),
         ("maturation", "real", "simulated, rollout"),
-        ("rollout_passes", 0, "at least 1"),
+        ("rollout_passes", -1, "at least 0"),
         ("rollout_jump", -1, "at least 0"),
         ("max_tail_length", 65, "[1, 64]"),
         ("max_tail_length", 0, "[1, 64]"),

@@ -100,6 +100,20 @@ def test_converted_models_are_saved_and_loaded_whole(ids, tmp_path):
         assert settings.repetition_penalty == 1.3 and not settings.do_sample and settings.commit == "verified"
 
 
+@pytest.mark.parametrize("name", ["gpt2", "phi", "llama"])
+def test_weights_are_shared_where_they_are_not_copied(name, ids):
+    source = make_source(name)
+    places = {weight.data_ptr() for weight in source.parameters()}
+    fields = {"tail_adapter_rank": 2, "train": "tail", "parallel_tails": 2, "film_scope": "tail"}
+    for copied in (True, False):
+        model = from_autoregressive(source, copy=copied, **fields)
+        held = [weight for part in (model.backbone, model.lm_head) if part is not None for weight in part.parameters()]
+        assert {weight.data_ptr() in places for weight in held} == {not copied}
+        assert not any(weight.requires_grad for weight in held)
+        assert torch.equal(model(ids).logits, source(ids).logits)
+    assert all(weight.requires_grad for weight in source.parameters())  # of which nobody else decides
+
+
 @torch.no_grad()
 def test_the_sphere_is_the_papers_and_costs_what_it_costs(ids):
     source = make_source("llama tied")

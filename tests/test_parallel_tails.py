@@ -78,7 +78,14 @@ def naive_slots(model, kind, passes, tails, clean, norm, row, used, begin, start
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
     ("kind", "passes", "slots", "jump"),
-    [("simulated", 1, 0, 0), ("rollout", 1, 0, 0), ("rollout", 3, 0, 0), ("rollout", 2, 2, 0), ("rollout", 2, 0, 3)],
+    [
+        ("simulated", 1, 0, 0),
+        ("rollout", 0, 0, 2),
+        ("rollout", 1, 0, 0),
+        ("rollout", 3, 0, 0),
+        ("rollout", 2, 2, 0),
+        ("rollout", 2, 0, 3),
+    ],
 )
 def test_loss_and_gradient_equal_loops_over_single_tails(make_model, packed, backbone, kind, passes, slots, jump):
     fields = FIELDS | {"parallel_slots": slots, "rollout_jump": jump}

@@ -31,13 +31,22 @@ STORIES, AR_STORIES = "stories", "ar-stories"
 SHIPPED = {STORIES: "tokmat-stories", AR_STORIES: "ar-stories"}
 
 
-def check_folder(name: str) -> None:
+def check_folder(name: str, told: str = "--output ") -> None:
     """Raises:
-    ValueError: `name`, that of --output, cannot be a folder because a file is there, or above it.
+    ValueError: `name`, `told` as that of --output, cannot be a folder because a file is there, or above it.
     """
     file = next((path for path in (Path(name), *Path(name).parents) if path.is_file()), None)
     if file is not None:
-        raise ValueError(f"--output {name} cannot be a folder: {file} is a file")
+        raise ValueError(f"{told}{name} cannot be a folder: {file} is a file")
+
+
+def check_new(folder: Path) -> None:
+    """Raises:
+    ValueError: a model cannot be saved in `folder`, which holds one or cannot be a folder.
+    """
+    check_folder(str(folder), "")
+    if is_finished(folder):
+        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
 
 
 def is_finished(folder: Path) -> bool:
@@ -266,7 +275,10 @@ def _load(load, name: str, place: str, kwargs: dict):
     except (OSError, ValueError, ImportError, StrictDataclassError):
         raise
     except Exception as error:  # of damaged files: safetensors', tokenizers' (a bare Exception) and others
-        raise ValueError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        if "ignore_mismatched_sizes" in reason:  # which names nothing, and asks for an argument that nobody gave
+            reason = "its tensors have other sizes than its config.json says"
+        raise ValueError(f"{name} cannot be loaded: {reason}") from error
 
 
 def model_kind(name: str) -> tuple[str | None, bool]:
@@ -323,11 +335,29 @@ def load_model(name: str, trust_remote_code: bool = False, **kwargs) -> PreTrain
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False):
-    """A saved tokenizer; arguments and errors as for `load_config`."""
+    """A saved tokenizer; arguments and errors as for `load_config`.
+
+    Raises:
+        ValueError: a folder without one.
+    """
     name = in_the_box(name)
     if is_finished(Path(name).expanduser()):  # transformers reads the model's configuration too
         load_config(name, trust_remote_code)
-    return load_pretrained(AutoTokenizer.from_pretrained, name, False, trust_remote_code=trust_remote_code)
+    try:
+        return load_pretrained(AutoTokenizer.from_pretrained, name, False, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        local, files = Path(name).expanduser(), ("tokenizer.json", "tokenizer_config.json")
+        if local.is_dir() and not any((local / file).is_file() for file in files):
+            raise ValueError(f"{name} holds no tokenizer: it has neither {' nor '.join(files)}") from error
+        raise
+
+
+def check_vocabulary(tokenizer, config, source: str) -> None:
+    """Raises:
+    ValueError: a tokenizer with more tokens than the model in `source`.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {source} only {config.vocab_size}")
 
 
 def tokmat_config(name: str, **kwargs) -> TokMatConfig:

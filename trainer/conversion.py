@@ -21,7 +21,8 @@ from modeling_tokmat.generation_tokmat import SAMPLING_FLAGS
 
 from .checkpoints import (
     base_model,
-    is_finished,
+    check_new,
+    check_vocabulary,
     load_config,
     load_model,
     load_tokenizer,
@@ -38,7 +39,9 @@ ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch
 
 
 @torch.no_grad()
-def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **fields) -> TokMatForContinuousLM:
+def from_autoregressive(
+    model: PreTrainedModel, geometry: str = "pretrained", copy: bool = True, **fields
+) -> TokMatForContinuousLM:
     """The backbone and the embeddings of a causal language model inside a TokMat model that starts as that model.
 
     Under `geometry="pretrained"` (METHOD section 7) `logits` are the source's: committed vectors are its embeddings,
@@ -51,6 +54,7 @@ def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **
 
     Args:
         model: any decoder-only transformers model with a causal language modelling head.
+        copy: whether the weights are copied; otherwise both models hold the same ones, in half the memory.
         fields: other fields of `TokMatConfig`.
 
     Raises:
@@ -63,9 +67,13 @@ def from_autoregressive(model: PreTrainedModel, geometry: str = "pretrained", **
         backbone_config=model.config.__class__.from_dict(model.config.to_dict()), geometry=geometry, **fields
     )
     tokmat = TokMatForContinuousLM(config)
-    tokmat.backbone.load_state_dict(model.base_model.state_dict())
+    weights = model.base_model.state_dict()
+    others = sorted(weights.keys() ^ tokmat.backbone.state_dict().keys())
+    what = f"a {model.config.model_type} model whose decoder is not that of AutoModel: {', '.join(others[:3])}"
+    require(not others, "model", what, "one that AutoModel makes, with a head on top")
+    tokmat.backbone.load_state_dict(weights, assign=not copy)
     if tokmat.lm_head is not None:
-        tokmat.lm_head.load_state_dict(model.get_output_embeddings().state_dict())
+        tokmat.lm_head.load_state_dict(model.get_output_embeddings().state_dict(), assign=not copy)
     tokmat.to(model.dtype).eval()  # type: ignore[arg-type]  # transformers hides what `to` takes
     if "embedding_radius" not in fields:
         config.embedding_radius = tokmat.vocabulary().mean_row_norm()
@@ -97,8 +105,10 @@ def _output_fields(model: PreTrainedModel) -> dict:
     table: Any = embeddings.weight
     require(weight is not None, "model", f"a {name} model without an output table", "a causal language model")
     size, width = table.shape
-    fits = tuple(weight.shape) == (size, width) and model.config.get_text_config().hidden_size == width
-    require(fits, "model", f"a {name} model with an output table of {tuple(weight.shape)}", f"of {(size, width)}")
+    hidden = model.config.get_text_config().hidden_size
+    what = f"{name} with hidden states of size {hidden}, embeddings of {(size, width)} and an output table of "
+    fits = tuple(weight.shape) == (size, width) and hidden == width
+    require(fits, "model", f"{what}{tuple(weight.shape)}", "one in which these are of one size")
     bias = getattr(output, "bias", None) is not None
     same = weight.data_ptr() == table.data_ptr()
     return {"tie_word_embeddings": same and not bias, "output_bias": bias}
@@ -192,20 +202,20 @@ def convert_folder(
         ValueError: `folder` holds a model, `source` has no tokenizer, or its architecture does not fit.
         OSError: `source` holds no model.
     """
-    if is_finished(folder):
-        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
+    check_new(folder)
     if gguf is not None:
         model, tokenizer = load_gguf(gguf)
     else:
         TokMatConfig(backbone_config=load_config(source))  # what cannot be a backbone is not loaded at all
         model = load_model(source, dtype="auto").eval()
         tokenizer = load_tokenizer(source)
+    check_vocabulary(tokenizer, model.config, source)
     fields = SCRATCH if geometry == "sphere" else {}
     if tail_adapter_rank:
         fields = fields | SOURCE_TAIL | {"tail_adapter_rank": tail_adapter_rank}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # what is added is drawn: the same at every run
-        converted = from_autoregressive(model, geometry, **fields)
+        converted = from_autoregressive(model, geometry, copy=False, **fields)
 
     def save(temporary):
         converted.save_pretrained(temporary)

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from modeling_tokmat import MaturationSettings, TokMatConfig, TokMatForContinuousLM
 
-from .checkpoints import load_model, load_pretrained, tokmat_config
+from .checkpoints import check_vocabulary, load_model, load_pretrained, tokmat_config
 from .conversion import drafting
 from .recipes import PRESETS, SCRATCH
 
@@ -51,11 +51,6 @@ def read_backbone(name: str) -> dict:
 def special_tokens(tokenizer) -> dict[str, int]:
     bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return dict(bos_token_id=bos, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-
-
-def check_vocabulary(tokenizer, config, source: str) -> None:
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, but {source} only {config.vocab_size}")
 
 
 def make_model(source: str | None, backbone: str | None, given: dict, tokenizer) -> TokMatForContinuousLM:

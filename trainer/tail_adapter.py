@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from modeling_tokmat import TokMatForContinuousLM
+from modeling_tokmat.checks_tokmat import is_number, require
 from modeling_tokmat.configuration_tokmat import tokmat_fields
 from modeling_tokmat.modeling_tokmat import ADDED_FOR_THE_TAIL
-from modeling_tokmat.settings_tokmat import SETTINGS
+from modeling_tokmat.settings_tokmat import SETTINGS, MaturationSettings
 
 from .checkpoints import (
     base_model,
-    is_finished,
+    check_new,
+    check_vocabulary,
     load_model,
     load_pretrained,
     load_tokenizer,
@@ -110,22 +112,41 @@ def load_tail_adapter(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
             raise ValueError(f"{name} holds no tail adapter: there is no {file}")
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        check_values(values)
         return values, load_file(folder / WEIGHTS)
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"the tail adapter in {name} is damaged: {error}") from error
 
 
-def attach(model: PreTrainedModel, values: dict, tensors: dict[str, torch.Tensor]) -> TokMatForContinuousLM:
+def check_values(values) -> None:
+    """Raises:
+    ValueError: values that are none of a tail adapter's configuration.
+    """
+    parts = values if isinstance(values, dict) else {}
+    for part in ("fingerprint", "config", "generation"):
+        require(isinstance(parts.get(part), dict), part, parts.get(part), "an object")
+    norms = parts["fingerprint"].get("row_norms")
+    numbers = isinstance(norms, list) and len(norms) == FINGERPRINT_ROWS and all(is_number(norm, 0) for norm in norms)
+    require(numbers, "row_norms", norms, f"{FINGERPRINT_ROWS} numbers")
+    unknown = sorted(parts["generation"].keys() - set(SETTINGS))
+    require(not unknown, "generation", unknown, f"among {', '.join(SETTINGS)}")
+    MaturationSettings(**parts["generation"])
+
+
+def attach(
+    model: PreTrainedModel, values: dict, tensors: dict[str, torch.Tensor], copy: bool = True
+) -> TokMatForContinuousLM:
     """A TokMat model of a source and of a tail that was trained beside it.
 
     Args:
         model: the autoregressive source. values, tensors: as `load_tail_adapter` gives them.
+        copy: as `from_autoregressive` takes it.
 
     Raises:
         ValueError: the tail was trained beside another source, or its tensors do not fit its configuration.
     """
     check_fingerprint(values.get("fingerprint") or {}, fingerprint(model))
-    tokmat = from_autoregressive(model, **values["config"])
+    tokmat = from_autoregressive(model, copy=copy, **values["config"])
     own = {_to_file(name): weight for name, weight in tokmat.named_parameters() if name.startswith(ADDED_FOR_THE_TAIL)}
     shapes = {name: tuple(weight.shape) for name, weight in own.items()}
     found = {name: tuple(weight.shape) for name, weight in tensors.items()}
@@ -166,12 +187,12 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
     Raises:
         ValueError: `folder` holds a model, or the two do not fit. OSError: one of them does not exist.
     """
-    if is_finished(folder):
-        raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
+    check_new(folder)
     values, tensors = load_tail_adapter(adapter)
     model = load_model(source, dtype="auto").eval()
     tokenizer = load_tokenizer(source)
-    tokmat = attach(model, values, tensors)
+    check_vocabulary(tokenizer, model.config, source)
+    tokmat = attach(model, values, tensors, copy=False)
     found = agreement(model, tokmat, probe_rows(tokenizer, tokmat.config.max_position_embeddings))
 
     def save(temporary):

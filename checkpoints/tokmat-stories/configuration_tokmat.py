@@ -25,7 +25,7 @@ INTEGERS = (
     ("num_negatives", 1, 2**31),
     ("context_window", 0, 2**31),
     ("context_ngram", 1, 8),
-    ("rollout_passes", 1, MAX_TAIL_LENGTH),
+    ("rollout_passes", 0, MAX_TAIL_LENGTH),
     ("rollout_jump", 0, MAX_TAIL_LENGTH),
     ("parallel_tails", 0, 2**20),
     ("parallel_slots", 0, MAX_TAIL_LENGTH),
@@ -108,7 +108,7 @@ class TokMatConfig(PreTrainedConfig):
             What the tails of training hold: the true future (`"simulated"`, 4.1), or what decoding steps from fresh
             embryos leave there (`"rollout"`, parallel tails only).
         rollout_passes (`int`, *optional*, defaults to 2):
-            How many decoding steps, each one pass without gradient.
+            How many decoding steps, each one pass without gradient; 0: the embryos themselves.
         rollout_jump (`int`, *optional*, defaults to 0):
             Up to how many tokens each of these steps commits beyond the first, drawn per tail and step: what
             `commit="verified"` does where drafts come true, which leaves slots less mature than their place.

@@ -39,7 +39,7 @@ FAIR = {
     "maturation": ("simulated", "rollout"),
     "parallel_tails": (0, 1, 3),
     "parallel_slots": (0, 2),
-    "rollout_passes": (1, 3),
+    "rollout_passes": (0, 1, 3),
     "rollout_jump": (0, 2),
     "film_scope": ("sequence", "tail"),
     "max_tail_length": (1, 2, 8, 64),

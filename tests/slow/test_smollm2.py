@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """SmolLM2-135M-Instruct as the registry has it (`make smollm2`): converted exactly, and with the tail in the box."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,13 @@ def test_conversion_is_exact(source, tokenizer, tmp_path):
     for prompt in PROMPTS:
         greedy = written(source, tokenizer, prompt).sequences
         assert torch.equal(written(model, tokenizer, prompt, tail_length=1, alpha_max=1.0).sequences, greedy)
+
+
+def test_conversion_takes_less_than_three_times_the_weights(source):
+    command = [sys.executable, ROOT / "benchmarks" / "convert.py", SOURCE, "--repeats", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["convert"]["memory_ratio"] < 3
 
 
 def test_the_tail_in_the_box_commits_the_text_of_the_source_in_fewer_passes(source, tokenizer, tmp_path):
