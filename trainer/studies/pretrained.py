@@ -47,7 +47,8 @@ from .repetition import tables
 PROMPT_TOKENS = 16
 MEASURES = ("dist_2", "rep_2", "rep_3", "loop")
 NATS = 5.0  # off a repeated bigram
-RATE, RANK = 8e-4, 16
+RATES = (8e-4, 8e-4, 1.5e-3)  # of the rounds; the last one goes on
+RANK = 16
 PEOPLES = 1 / 3  # of the rows are people's text, on which the source is followed as well
 TUNED = "argmax, phrases unlearned"
 
@@ -83,7 +84,7 @@ def study(lab: Lab) -> Finding:
     lengths = lab.budget.lengths
     for count, some in ((bench.size.prompts, lengths[:-1]), (bench.size.long_prompts, lengths[-1:])):
         prompts = bench.prompts(count, some[-1])
-        for name, model, settings in bench.decoders(tuned[-1], most=some[-1] < lengths[-1]):
+        for name, model, settings in bench.decoders(tuned, most=some[-1] < lengths[-1]):
             for row in bench.measured(name, model, settings, prompts, some):
                 rows.append(row)
                 lab.say(
@@ -139,7 +140,7 @@ class Bench:
         args = TokMatTrainingArguments(
             output_dir=str(work),
             max_steps=self.size.steps,
-            learning_rate=RATE,
+            learning_rate=RATES[min(number, len(RATES)) - 1],
             lr_scheduler_type="cosine",
             warmup_steps=self.size.steps // 10,
             per_device_train_batch_size=self.size.batch,
@@ -196,10 +197,13 @@ class Bench:
         found = passages(self.lab.documents[1]["text"], self.tokenizer, count, PROMPT_TOKENS + new_tokens)
         return Prompts(found[:, :PROMPT_TOKENS], found[:, PROMPT_TOKENS:])
 
-    def decoders(self, tuned: Path, most: bool):
+    def decoders(self, tuned: list[Path], most: bool):
         """(name, model or None for people, settings); the longest texts have fewer rivals."""
         yield "human", None, {}
-        yield TUNED, self.load(tuned), {"tail_length": 1, "alpha_max": 1.0}
+        argmax = {"tail_length": 1, "alpha_max": 1.0}
+        yield TUNED, self.load(tuned[-1]), argmax
+        for number, adapter in enumerate(tuned[:-1] if most else [], start=1):
+            yield f"argmax, round {number}", self.load(adapter), argmax
         source, greedy = self.lab.load(Path(self.source)), {"do_sample": False}
         yield "greedy", source, greedy
         for penalty in (1.05, 1.1, 1.2, 1.3) if most else (1.1, 1.2):
@@ -293,7 +297,7 @@ def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: list[float])
         figure=draw(rows, lab.budget.lengths),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\n{size.rounds} rounds of {size.steps} steps, {size.batch} rows of {size.block} tokens each: LoRA of "
-        f"rank {RANK} in every linear layer, learning rate {RATE:g}; {NATS:g} nats "
+        f"rank {RANK} in every linear layer, learning rates {', '.join(f'{rate:g}' for rate in RATES)}; {NATS:g} nats "
         "off a repeated bigram, twice that off a trigram, four times from there on. bits: per byte, under a judge of "
         "another tokenizer. Intervals: 95 %, bootstrap over prompts; one training seed.",
     )
