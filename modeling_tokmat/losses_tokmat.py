@@ -184,12 +184,13 @@ def info_nce(
 
 class Reference(NamedTuple):
     """What a frozen model predicts: its queries, (batch, length, d), and the keys (V, d), scale and bias that score
-    them."""
+    them; and the power that both distributions are raised to before they are compared."""
 
     queries: torch.Tensor
     keys: torch.Tensor
     scale: float
     bias: torch.Tensor | None = None
+    sharpness: float = 1.0
 
 
 def phrases(ids: torch.Tensor, documents: torch.Tensor, penalty: float, places=None) -> list[ContextNegatives]:
@@ -210,7 +211,7 @@ def divergence_from_reference(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """KL(q || p) per position of the given rows, shape (rows, length), float32: p is what the queries say, q what the
-    reference says, the repeated phrases taken down by their weight.
+    reference says, the repeated phrases taken down by their weight; both raised to `reference.sharpness`.
 
     Args: as for `info_nce`; `repeats` as `phrases` gives them.
     """
@@ -227,8 +228,8 @@ def divergence_from_reference(
                 present = phrase.present(slice(number, number + 1), slice(None), None)[0]
                 ids = phrase.ids[number].expand(present.shape)
                 wanted.scatter_add_(-1, ids, -phrase.weight * present.to(dtype))
-            wanted = wanted.log_softmax(-1)
-        found = scored(queries, keys, scale, bias).log_softmax(-1)
+            wanted = (reference.sharpness * wanted).log_softmax(-1)
+        found = (reference.sharpness * scored(queries, keys, scale, bias)).log_softmax(-1)
         return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
 
     parts = [

@@ -140,9 +140,8 @@ class TokMatTrainer(GuardedTrainer):
         nothing = torch.empty(0, dtype=torch.long, device=own.device)
         predicted = self.reference(**given, use_cache=False, logits_to_keep=nothing).predicted_embeds
         vocabulary = self.reference.vocabulary()
-        return Reference(
-            vocabulary.queries(predicted), vocabulary.keys(predicted.dtype), vocabulary.scale, vocabulary.bias
-        )
+        keys, sharpness = vocabulary.keys(predicted.dtype), self.args.reference_sharpness
+        return Reference(vocabulary.queries(predicted), keys, vocabulary.scale, vocabulary.bias, sharpness)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.reference is not None and inputs.get("tail_only") is not None:

@@ -25,6 +25,8 @@ class TokMatTrainingArguments(TrainingArguments):
         tail_metrics: up to which slot evaluation reports `eval_tail_acc_k`, in [0, 64]; 0 is none.
         sample_prompts: prompts to continue at every evaluation (or save), printed and logged.
         sample_max_new_tokens: length of those continuations, in tokens.
+        reference_sharpness: rows that follow a reference compare both distributions raised to this power, above 0:
+            under argmax it matters what is likeliest, less so how likely it is.
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -46,6 +48,12 @@ class TokMatTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Prompts to continue at every evaluation (or save), printed and logged."}
     )
     sample_max_new_tokens: int = field(default=50, metadata={"help": "Length of those continuations, in tokens."})
+    reference_sharpness: float = field(
+        default=1.0,
+        metadata={
+            "help": "Power that the model's distribution and the reference's are raised to before they are compared."
+        },
+    )
 
     def __post_init__(self):
         for name in ("deepspeed", "fsdp_config"):  # else read as base64 or found missing when much is set up
@@ -60,6 +68,9 @@ class TokMatTrainingArguments(TrainingArguments):
         require(is_integer(self.tail_metrics, 0, MAX_TAIL_LENGTH), "tail_metrics", self.tail_metrics, allowed)
         new_tokens = self.sample_max_new_tokens
         require(is_integer(new_tokens, 1), "sample_max_new_tokens", new_tokens, "an integer of at least 1")
+        sharpness = self.reference_sharpness
+        ok = is_number(sharpness, 0) and sharpness > 0
+        require(ok, "reference_sharpness", sharpness, "a number above 0")
 
 
 def refuse_other_losses(args: TrainingArguments, compute_loss_func=None) -> None:

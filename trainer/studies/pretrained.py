@@ -48,6 +48,7 @@ PROMPT_TOKENS = 16
 MEASURES = ("dist_2", "rep_2", "rep_3", "loop")
 NATS = 5.0  # off a repeated bigram
 RATE, RANK = 8e-4, 16
+SHARPNESS = (1.0, 1.0, 3.0)  # of the rounds (`reference_sharpness`); the last one goes on
 PEOPLES = 1 / 3  # of the rows are people's text, on which the source is followed as well
 TUNED = "argmax, phrases unlearned"
 
@@ -72,7 +73,7 @@ class Size:
 
 SIZES = {
     "small": Size(rounds=2, steps=6, batch=4, block=96, prompts=3, long_prompts=3, held_out=3),
-    "full": Size(rounds=2, steps=60, batch=4, block=256, prompts=40, long_prompts=8, held_out=60),
+    "full": Size(rounds=3, steps=60, batch=4, block=256, prompts=40, long_prompts=8, held_out=60),
 }
 
 
@@ -140,6 +141,7 @@ class Bench:
             output_dir=str(work),
             max_steps=self.size.steps,
             learning_rate=RATE,
+            reference_sharpness=SHARPNESS[min(number, len(SHARPNESS)) - 1],
             lr_scheduler_type="cosine",
             warmup_steps=self.size.steps // 10,
             per_device_train_batch_size=self.size.batch,
@@ -170,6 +172,7 @@ class Bench:
         """What the model writes after so many rounds; batches that are there are not written again."""
         path, size = self.lab.path(f"own-{number}.jsonl"), self.size
         count = size.steps * size.batch - size.peoples
+        count = count if number < 2 else math.ceil(count / 2)  # the others are of the round before
         texts = self.lab.documents[0]["text"]
         starts = passages(texts, self.tokenizer, count, PROMPT_TOKENS, seed=100 + number).tolist()
         batches = [[Prompt(ids, "text") for ids in starts[first : first + 80]] for first in range(0, count, 80)]
