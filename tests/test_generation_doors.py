@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, pipeline
 
 from modeling_tokmat.inputs_tokmat import CACHE
 
@@ -32,6 +32,14 @@ def test_continuous_batching(make_model):
         make_model().generate_batch([[2, 3], [4]])
     with pytest.raises(ValueError, match="continuous batching"):
         make_model().init_continuous_batching()
+
+
+def test_a_pipeline_that_is_not_told_how_many_tokens(make_model, tokenizer):
+    """Pipelines ask for 256 new tokens, and the positions of the backbone are 64."""
+    write = pipeline("text-generation", make_model(vocab_size=300), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="256 new tokens.*within the backbone's 64 positions"):
+        write("One day")
+    assert write("One day", max_new_tokens=4)[0]["generated_text"].startswith("One day")
 
 
 @torch.no_grad()
