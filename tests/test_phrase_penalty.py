@@ -37,16 +37,19 @@ def without_phrases(logits, ids, penalty):
     return wanted.log_softmax(-1)
 
 
-def test_own_rows_follow_the_reference_without_its_phrases(make_model):
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+def test_own_rows_follow_the_reference_without_its_phrases(make_model, sharpness):
     model, reference = (make_model(double=True, phrase_penalty=1.5, **FIELDS) for _ in range(2))
     with torch.no_grad():
         for weight in reference.parameters():
             weight += 0.02 * torch.randn_like(weight)
-    output = model.train()(IDS, labels=IDS, tail_only=OWN, reference=said_by(reference, IDS[:1]))
-    logits = model.eval()(IDS).logits.log_softmax(-1)
+    said = said_by(reference, IDS[:1])._replace(sharpness=sharpness)
+    output = model.train()(IDS, labels=IDS, tail_only=OWN, reference=said)
+    logits = model.eval()(IDS).logits
     wanted = without_phrases(reference(IDS[:1]).logits[0], IDS[0].tolist(), 1.5)
-    follows = (wanted.exp() * (wanted - logits[0])).sum(-1)[:-1]
-    likely = logits[1, :-1].gather(-1, IDS[1, 1:, None])
+    wanted, found = (sharpness * wanted).log_softmax(-1), (sharpness * logits[0]).log_softmax(-1)
+    follows = (wanted.exp() * (wanted - found)).sum(-1)[:-1]
+    likely = logits[1, :-1].log_softmax(-1).gather(-1, IDS[1, 1:, None])
     torch.testing.assert_close(output.loss, (follows.sum() - likely.sum()) / 18, check_dtype=False)
     assert follows.min() > 0
 
@@ -88,6 +91,8 @@ def test_the_trainer_refuses_a_reference_that_it_cannot_follow(make_model, tmp_p
         TokMatTrainer(make_model(phrase_penalty=1.0, **FIELDS), args, reference=make_model(vocab_size=50, **FIELDS))
     with pytest.raises(ValueError, match="`phrase_penalty` is 0.0, but it must be above 0"):
         TokMatTrainer(make_model(**FIELDS), args, reference=make_model(**FIELDS))
+    with pytest.raises(ValueError, match="`reference_sharpness` is 0, but it must be a number above 0"):
+        TokMatTrainingArguments(str(tmp_path), report_to="none", use_cpu=True, reference_sharpness=0)
 
 
 @pytest.mark.usefixtures("own_folder")
