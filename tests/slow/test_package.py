@@ -1,10 +1,11 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""The built wheel, in a virtual environment of its own."""
+"""The built wheel, in a virtual environment of its own; the source distribution makes the same one."""
 
 import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,19 @@ def test_the_wheel_imports_and_runs_in_a_clean_environment(tmp_path, story_file)
 
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("tokmat-*.whl")
+    run(sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, ROOT)
+    (source,) = tmp_path.glob("tokmat-*.tar.gz")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "again", source)
+    (again,) = (tmp_path / "again").glob("tokmat-*.whl")
+    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
     run(sys.executable, "-m", "venv", tmp_path / "clean")
     scripts = tmp_path / "clean" / "bin"
-    run(scripts / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["HF_HOME"] = str(tmp_path / "hf")
+    run(scripts / "python", "-m", "pip", "install", "--quiet", "--no-deps", wheel, env=environment)
     # The dependencies come from here; an editable install of ours is not seen through a path file.
     (site,) = (tmp_path / "clean" / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["HF_HOME"] = str(tmp_path / "hf")
     code = "import modeling_tokmat, trainer, trainer.commands.train; print(modeling_tokmat.__file__, trainer.__file__)"
     for path in run(scripts / "python", "-c", code, env=environment).split():
         assert Path(path).is_relative_to(tmp_path / "clean"), path
