@@ -410,6 +410,27 @@ def tail_accuracy():
     return rows
 
 
+@table("convert", "convert")
+def convert():
+    found = load("convert")
+    rows = [["", "processor seconds", "peak MB", f"x {found['weights_mb']:.0f} MB of weights"]]
+    for name, title in (("import", "importing what the command imports"), ("convert", "`tokmat convert`, all of it")):
+        row = found[name]
+        rows.append([title, f"{row['cpu_seconds']:.1f}", f"{row['peak_memory_mb']:.0f}", f"{row['memory_ratio']:.2f}"])
+    return rows
+
+
+@table("wide-pass", "wide-pass", "wide-pass-int8")
+def wide_pass():
+    found = load("wide-pass")
+    measured = found["rows"] + [row for row in load("wide-pass-int8")["rows"] if row["kernel"] == "int8"]
+    rows = [["", "computed", "1 position, ms", *(f"{positions}" for positions in found["positions"][1:])]]
+    for of in ("linear layers", "whole model"):
+        for row in (row for row in measured if row["of"] == of):
+            rows.append([of, row["kernel"], *(f"{time:.0f}" for time in row["milliseconds"])])
+    return rows
+
+
 # -- versions ---------------------------------------------------------------------------------------------------------
 
 
