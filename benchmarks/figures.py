@@ -474,6 +474,52 @@ def controls():
         ends = ("", "_low", "_high")
         cells = [with_interval(name, (row[f"{name}{end}"] for end in ends)) for name in ("rep_2", "bits")]
         rows.append([row["control"], row["dose"], f"{float(row['changed']):.2f}", *cells])
+
+
+@table("convert", "convert")
+def convert():
+    found = load("convert")
+    rows = [["", "processor seconds", "peak MB", f"x {found['weights_mb']:.0f} MB of weights"]]
+    for name, title in (("import", "importing what the command imports"), ("convert", "`tokmat convert`, all of it")):
+        row = found[name]
+        rows.append([title, f"{row['cpu_seconds']:.1f}", f"{row['peak_memory_mb']:.0f}", f"{row['memory_ratio']:.2f}"])
+    return rows
+
+
+@table("train-tail", "train-tail")
+def train_tail():
+    names = {"lora": "LoRA, PEFT and transformers' Trainer", "tail": "`--train tail`"}
+    rows = [["", "ms per token", "x time", "peak MB", "x memory"]]
+    for row in load("train-tail")["variants"]:
+        cells = [f"{1000 / row['tokens_per_second']:.2f}", f"{1 / row['speed_ratio']:.2f}"]
+        cells += [f"{row['peak_memory_mb']:.0f}", f"{row['memory_ratio']:.2f}"]
+        rows.append([names[row["variant"]], *cells])
+    return rows
+
+
+@table("wide-pass", "wide-pass", "wide-pass-int8")
+def wide_pass():
+    found = load("wide-pass")
+    measured = found["rows"] + [row for row in load("wide-pass-int8")["rows"] if row["kernel"] == "int8"]
+    rows = [["", "computed", "1 position, ms", *(f"{positions}" for positions in found["positions"][1:])]]
+    for of in ("linear layers", "whole model"):
+        for row in (row for row in measured if row["of"] == of):
+            rows.append([of, row["kernel"], *(f"{time:.0f}" for time in row["milliseconds"])])
+    return rows
+
+
+@table("tail-ablations", "tail-ablations")
+def tail_ablations():
+    found = load("tail-ablations")["rows"]
+    slots = range(2, len(found[0]["carried"]["accuracy"]) + 2)
+    rows = [["", *(f"slot {slot}" for slot in slots), "tokens per forward", "where nothing loops"]]
+    rows[0] += ["fresh embryos at every step", "parameters", "ms per token", "peak MB"]
+    for row in found:
+        held = row["fresh" if row["name"] == "fresh embryos" else "carried"]
+        cells = [*(f"{share:.3f}" for share in held["accuracy"]), f"{row['carried']['tokens_per_forward']:.2f}"]
+        cells += [f"{row['carried']['without_loops']:.2f}", f"{row['fresh']['tokens_per_forward']:.2f}"]
+        cells += [f"{row['parameters']:,}", f"{row['cpu_ms_per_token']:.2f}", f"{row['peak_memory_mb']:.0f}"]
+        rows.append([row["name"], *cells])
     return rows
 
 

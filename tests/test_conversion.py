@@ -10,10 +10,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_tokmat import TokMatForContinuousLM
+from modeling_tokmat.modeling_tokmat import ADDED_FOR_THE_TAIL
 from modeling_tokmat.training_tokmat import simulate_tails
 from trainer.conversion import agreement, convert_folder, from_autoregressive
 from trainer.recipes import SOURCE_TAIL
 from trainer.tail_adapter import CONFIG, WEIGHTS, attach, attach_folder, load_tail_adapter, save_tail_adapter
+from trainer.tokmat_trainer import TokMatTrainer
+from trainer.training_args import TokMatTrainingArguments
 
 SIZES = {
     "vocab_size": 97,
@@ -82,6 +85,19 @@ def test_conversion_is_exact(name, dtype, ids):
         greedy = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
         texts = [m.generate(ids, attention_mask=torch.ones_like(ids), **greedy) for m in (source, model)]
         assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_source_of_16_bits_stays_one(dtype, tokenizer, ids, tmp_path):
+    source = make_source("llama tied", vocab_size=len(tokenizer)).to(dtype)
+    source.save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    found = convert_folder(str(tmp_path / "source"), tmp_path / "out", tail_adapter_rank=2)
+    model = TokMatForContinuousLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    assert model.dtype == model.config.dtype == dtype and found.same_top > 0.95  # near ties of random weights
+    with torch.no_grad():
+        expected = source(ids).logits.float()
+        assert (model(ids).logits.float() - expected).abs().max() <= 0.01 * expected.abs().max()
 
 
 @torch.no_grad()
@@ -182,13 +198,28 @@ def test_committed_positions_are_the_source_to_the_bit(name, ids):
     assert (apart[0, 4] != plain[0, 4]).any()
 
 
+@torch.no_grad()
+def test_a_fresh_tail_adds_nothing(ids):
+    model = from_autoregressive(make_source("gpt2"), **TAIL)
+    assert not any(adapter.lora_B.any() for adapter in model.tail_adapters.values())
+    predicted, previous = torch.randn(2, 2, 5, 32)
+    assert torch.equal(model.successor(predicted, previous, model.embedding_radius), predicted)
+
+
+def test_the_optimizer_holds_what_was_added_alone(tmp_path):
+    model = make_tail()
+    trainer = TokMatTrainer(model, TokMatTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True))
+    held = {id(weight) for group in trainer.create_optimizer().param_groups for weight in group["params"]}
+    added = {id(weight) for name, weight in model.named_parameters() if name.startswith(ADDED_FOR_THE_TAIL)}
+    assert held == added and len(held) > 10
+
+
 def test_only_what_was_added_is_trained(ids):
     model = make_tail().train()
     assert not model.backbone.training
     model(ids, labels=ids, maturation_seeds=torch.tensor([1, 2])).loss.backward()
-    added = ("tail_adapters.", "maturity_embedding.", "tail_length_film.", "successor.")
     for name, weight in model.named_parameters():
-        assert (weight.grad is not None) == name.startswith(added), name
+        assert (weight.grad is not None) == name.startswith(ADDED_FOR_THE_TAIL), name
         if weight.grad is not None and "table" not in name:
             assert weight.grad.abs().sum() > 0, name
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import assert_one_line_error, invoke
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from trainer.gguf import load_gguf
@@ -106,6 +107,21 @@ def test_a_model_comes_back_and_is_saved_as_an_ordinary_one(model, tokenizer, tm
     assert saved.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "<user>hi"
     text = "The fox asked the owl, 12 times."
     assert saved(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+@torch.no_grad()
+def test_a_file_is_converted_by_command(model, tokenizer, tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf", model, tokenizer)
+    result = invoke("convert", path, tmp_path / "out", "--gguf", "--tail-adapter-rank", "2")
+    assert result.exit_code == 0 and "100.00%" in result.output, result.output
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    ids = torch.randint(len(tokenizer), (2, 20))
+    assert torch.allclose(converted(ids).logits, model(ids).logits, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == TEMPLATE
+    other = write_gguf(tmp_path / "other.gguf", model, tokenizer, architecture="nonesuch")
+    words = "architecture 'nonesuch'"
+    assert_one_line_error(invoke("convert", other, tmp_path / "no", "--gguf"), "tokmat convert: ", words)
+    assert not (tmp_path / "no").exists()
 
 
 def test_smollm_takes_digits_apart_before_spaces(model, tokenizer, tmp_path):

@@ -58,6 +58,12 @@ def test_a_model_in_the_box_is_small_and_whole(name):
     assert load_model(name).dtype == torch.float32  # on any machine; the file holds bfloat16
 
 
+def test_the_tail_of_smollm2_is_at_most_20_megabytes():
+    folder = ROOT / "checkpoints" / "smollm2-135m-instruct-tail"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 20e6
+    assert {"README.md", "tail_adapter.safetensors", "tail_adapter_config.json"} <= set(os.listdir(folder))
+
+
 def test_its_code_is_the_package_s():
     """After a change of the code: `cp modeling_tokmat/*_tokmat.py checkpoints/tokmat-stories`."""
     copies = sorted(Path(in_the_box(STORIES)).glob("*_tokmat.py"))
