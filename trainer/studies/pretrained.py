@@ -208,12 +208,11 @@ class Bench:
             yield f"argmax, round {number}", self.load(adapter), argmax
         source, greedy = self.lab.load(Path(self.source)), {"do_sample": False}
         yield "greedy", source, greedy
-        for penalty in (1.1, 1.2, 1.3) if most else (1.2,):
+        for penalty in (1.1, 1.2) if most else (1.2,):
             yield f"penalty {penalty}", source, greedy | {"repetition_penalty": penalty}
         for nats in (1.5, 3.0) if most else (3.0,):
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
         if most:
-            yield "no repeated 4-gram", source, greedy | {"no_repeat_ngram_size": 4}
             yield "nucleus 0.95", source, {"do_sample": True, "top_p": 0.95, "top_k": 0}
 
     def measured(self, name, model, settings, prompts: Prompts, lengths) -> list[dict]:
