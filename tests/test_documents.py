@@ -41,6 +41,7 @@ FEW = {
 NOT_RUN = {
     "tokmat push my-model me/my-model --private": "asks the Hub; tests/test_hub_push.py pushes to a server of its own",
     "tokmat push hub_cards/space me/tokmat": "asks the Hub",
+    "tokmat reproduce pretrained ": "hours; tests/test_studies.py runs it on a small budget",
     "tokmat demo --page": "a server; tests/test_space.py asks it",
     "transformers chat ": "asks a server; tests/test_serve.py loads a model in it",
     "jupyter execute ": "minutes; tests/test_notebook.py runs it",

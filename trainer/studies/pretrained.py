@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_tokmat import TokMatForContinuousLM
@@ -48,6 +49,7 @@ PROMPT_TOKENS = 16
 MEASURES = ("dist_2", "rep_2", "rep_3", "loop")
 NATS = 5.0  # off a repeated bigram
 RATE, RANK = 8e-4, 16
+STRENGTHS = (1.5,)  # of what the adapter adds, beyond what it was trained at
 SHARPNESS = (1.0, 1.0, 3.0)  # of the rounds (`reference_sharpness`); the last one goes on
 PEOPLES = 1 / 3  # of the rows are people's text, on which the source is followed as well
 TUNED = "argmax, phrases unlearned"
@@ -108,11 +110,15 @@ class Bench:
 
     # -- what is taught -----------------------------------------------------------------------------------------------
 
-    def load(self, adapter: Path | None = None, **fields):
-        """The pretrained model as a TokMat model, an adapter merged into it."""
-        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
+    def load(self, adapter: Path | None = None, strength: float = 1.0):
+        """The pretrained model as a TokMat model, an adapter merged into it, so many times what it adds."""
+        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32)
         if adapter is not None:
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            adapters = PeftModel.from_pretrained(model, adapter)
+            for part in adapters.modules():
+                if isinstance(part, LoraLayer):
+                    part.scale_layer(strength)
+            model = adapters.merge_and_unload()
         return model.eval().to(self.lab.device)
 
     def round(self, number: int) -> Path:
@@ -206,14 +212,14 @@ class Bench:
         yield TUNED, self.load(tuned[-1]), argmax
         for number, adapter in enumerate(tuned[:-1] if most else [], start=1):
             yield f"argmax, round {number}", self.load(adapter), argmax
+        for strength in STRENGTHS if most else ():
+            yield f"argmax, adapter x {strength:g}", self.load(tuned[-1], strength), argmax
         source, greedy = self.lab.load(Path(self.source)), {"do_sample": False}
         yield "greedy", source, greedy
         for penalty in (1.1, 1.2) if most else (1.2,):
             yield f"penalty {penalty}", source, greedy | {"repetition_penalty": penalty}
         for nats in (1.5, 3.0) if most else (3.0,):
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
-        if most:
-            yield "nucleus 0.95", source, {"do_sample": True, "top_p": 0.95, "top_k": 0}
 
     def measured(self, name, model, settings, prompts: Prompts, lengths) -> list[dict]:
         """A row per length of one decoder's text; kept, so that a study that was killed goes on behind it."""
@@ -259,32 +265,35 @@ class Bench:
         return self.lab.load(Path(path)), load_tokenizer(path)
 
     @torch.no_grad()
-    def perplexities(self, tuned: list[Path]) -> list[float]:
-        """Of the held-out texts, under the source and after every round."""
-        found = []
+    def perplexities(self, tuned: list[Path]) -> dict[str, float]:
+        """Of the held-out texts, under the source, after every round, and with a stronger adapter."""
+        found: dict[str, float] = {}
+        plans: dict[str, tuple] = {"source": (None,)}
+        plans |= {f"round {number}": (adapter,) for number, adapter in enumerate(tuned, start=1)}
+        plans |= {f"adapter x {strength:g}": (tuned[-1], strength) for strength in STRENGTHS}
         texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
-        for adapter in (None, *tuned):
-            model, nats = self.load(adapter), []
+        for name, plan in plans.items():
+            model, nats = self.load(*plan), []
             for ids in texts.to(self.lab.device).split(4):
                 logits = model(ids, use_cache=False).logits[:, :-1].float()
                 nats.append(F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").flatten())
-            found.append(math.exp(float(torch.cat(nats).mean())))
+            found[name] = math.exp(float(torch.cat(nats).mean()))
         return found
 
 
 # -- what is concluded ------------------------------------------------------------------------------------------------
 
 
-def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: list[float]) -> Finding:
+def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: dict[str, float]) -> Finding:
     told, holds = [], []
     for length in lab.budget.lengths:
         text, reached = judged([row for row in rows if row["new_tokens"] == length])
         told.append(f"{length} tokens: {text}")
         holds += reached
-    share = perplexities[-1] / perplexities[0]
-    holds.append(share <= 1.05)
+    source, taught = perplexities["source"], perplexities[f"round {size.rounds}"]
+    holds.append(taught <= 1.05 * source)
     told.append(
-        f"Perplexity of held-out text: {perplexities[0]:.2f} of the source, {share:.3f} times that at the end."
+        f"Perplexity of held-out text: {source:.2f} of the source, {taught / source:.3f} times that at the end."
     )
     return Finding(
         claim="A pretrained model that loops under argmax repeats no more than people do, at 50, 200 and 1,000 "
@@ -292,12 +301,13 @@ def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: list[float])
         "with the weakest penalty at decoding that repeats as little, and it forgets nothing.",
         finding=" ".join(told),
         verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
-        rows=[*rows, *({"decoder": f"held-out text, round {n}", "perplexity": p} for n, p in enumerate(perplexities))],
+        rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in perplexities.items())],
         figure=draw(rows, lab.budget.lengths),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\n{size.rounds} rounds of {size.steps} steps, {size.batch} rows of {size.block} tokens each: LoRA of "
         f"rank {RANK} in every linear layer, learning rate {RATE:g}; {NATS:g} nats "
-        "off a repeated bigram, twice that off a trigram, four times from there on. bits: per byte, under a judge of "
+        "off a repeated bigram, twice that off a trigram, four times from there on; sharpness of the rounds "
+        f"{', '.join(f'{power:g}' for power in SHARPNESS)}. bits: per byte, under a judge of "
         "another tokenizer. Intervals: 95 %, bootstrap over prompts; one training seed.",
     )
 
