@@ -116,6 +116,7 @@ def test_convert(folder):
     assert 0 < result["import"]["peak_memory_mb"] < result["convert"]["peak_memory_mb"]
 
 
+@pytest.mark.slow  # four processes, each of which imports everything
 def test_train(folder):
     sizes = "--batch-size 2 --block-size 24 --steps 2 --repeats 1 --warmup 1 --rank 2 --dtype fp32"
     lora, tail = run(folder, "train", "--source", "source", *sizes.split())["variants"]
