@@ -424,7 +424,8 @@ def unlearnt(new_tokens: str) -> list[list[str]]:
         if row["new_tokens"] == new_tokens:
             cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in measures]
             name = row["decoder"]
-            rows.append([UNLEARNT.get(name, f"SmolLM2, {name}"), *cells])
+            taught = name if name.startswith("argmax") else f"SmolLM2, {name}"
+            rows.append([UNLEARNT.get(name, taught), *cells])
     return rows
 
 
@@ -441,39 +442,6 @@ def unlearnt_at_200():
 @table("unlearnt-1000", "studies-135m")
 def unlearnt_at_1000():
     return unlearnt("1000")
-
-
-@table("unlearnt", "studies-135m")
-def unlearnt_in_short():
-    lengths, kept = (
-        ("50", "200", "1000"),
-        ("human", "argmax, phrases unlearned", "greedy", "penalty 1.1", "penalty 1.2"),
-    )
-    found = {(row["decoder"], row["new_tokens"]): row for row in study("pretrained", "studies-135m")}
-    rows = [["", *(f"{name}, {length} tokens" for length in lengths for name in ("Rep-2", "bits per byte"))]]
-    for name in kept:
-        cells = []
-        for length in lengths:
-            row = found[name, length]
-            cells += [f"{float(row['rep_2']):.3f}", f"{float(row['bits']):.3f}"]
-        rows.append([UNLEARNT.get(name, f"SmolLM2, {name}"), *cells])
-    return rows
-
-
-@table("functions", "functions")
-def functions():
-    found = load("functions")
-    rows = [["", f"HumanEval, of {found['problems']} functions right", "Rep-3"]]
-    return rows + [[row["model"], str(row["passed"]), f"{row['rep_3']:.3f}"] for row in found["rows"]]
-
-
-@table("controls", "studies-135m")
-def controls():
-    rows = [["control", "dose", "tokens changed", "Rep-2", "bits per byte"]]
-    for row in study("controls", "studies-135m"):
-        ends = ("", "_low", "_high")
-        cells = [with_interval(name, (row[f"{name}{end}"] for end in ends)) for name in ("rep_2", "bits")]
-        rows.append([row["control"], row["dose"], f"{float(row['changed']):.2f}", *cells])
 
 
 @table("convert", "convert")
