@@ -75,7 +75,7 @@ class Size:
 
 SIZES = {
     "small": Size(rounds=2, steps=6, batch=4, block=96, prompts=3, long_prompts=3, held_out=3),
-    "full": Size(rounds=3, steps=60, batch=4, block=256, prompts=40, long_prompts=8, held_out=60),
+    "full": Size(rounds=3, steps=60, batch=4, block=256, prompts=40, long_prompts=8, held_out=30),
 }
 
 
@@ -218,7 +218,7 @@ class Bench:
         yield "greedy", source, greedy
         for penalty in (1.1, 1.2) if most else (1.2,):
             yield f"penalty {penalty}", source, greedy | {"repetition_penalty": penalty}
-        for nats in (1.5, 3.0) if most else (3.0,):
+        for nats in (1.5, 3.0) if most else ():
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
 
     def measured(self, name, model, settings, prompts: Prompts, lengths) -> list[dict]:
