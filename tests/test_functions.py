@@ -41,7 +41,7 @@ def test_models_and_adapters_are_run(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "source")
     convert_folder(str(tmp_path / "source"), tmp_path / "exact")
     model = TokMatForContinuousLM.from_pretrained(tmp_path / "exact")
-    get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"])).save_pretrained(tmp_path / "adapter")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     given = ["source", "adapter", "--problems", "2", "--new-tokens", "4", "--output", "functions.json"]
     command = [sys.executable, str(BENCHMARKS / "functions.py"), *given]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
