@@ -24,7 +24,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -37,7 +36,7 @@ from ..collator import TokMatDataCollator
 from ..conversion import convert_folder
 from ..evaluation.bits import bits_per_byte
 from ..evaluation.decoders import PhrasePenalty, write
-from ..evaluation.measures import interval, per_prompt
+from ..evaluation.measures import interval, judge_nll, per_prompt
 from ..evaluation.prompts import Prompts, passages
 from ..own_text import Prompt, load_own_text, write_own_text
 from ..tokmat_trainer import TokMatTrainer
@@ -264,7 +263,6 @@ class Bench:
         path = self.lab.judged_by or str(self.lab.judge_path())
         return self.lab.load(Path(path)), load_tokenizer(path)
 
-    @torch.no_grad()
     def perplexities(self, tuned: list[Path]) -> dict[str, float]:
         """Of the held-out texts, under the source, after every round, and with a stronger adapter."""
         found: dict[str, float] = {}
@@ -273,11 +271,8 @@ class Bench:
         plans |= {f"adapter x {strength:g}": (tuned[-1], strength) for strength in STRENGTHS}
         texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
         for name, plan in plans.items():
-            model, nats = self.load(*plan), []
-            for ids in texts.to(self.lab.device).split(4):
-                logits = model(ids, use_cache=False).logits[:, :-1].float()
-                nats.append(F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").flatten())
-            found[name] = math.exp(float(torch.cat(nats).mean()))
+            nats = judge_nll(self.load(*plan), texts[:, :1], texts[:, 1:], batch_size=4)
+            found[name] = math.exp(float(nats.mean()))
         return found
 
 
