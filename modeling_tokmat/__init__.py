@@ -9,6 +9,7 @@ from .configuration_tokmat import TokMatConfig
 from .generation_tokmat import TokMatGenerateOutput
 from .modeling_tokmat import TokMatForContinuousLM, TokMatOutput, TokMatPreTrainedModel
 from .settings_tokmat import MaturationSettings
+from .tail_tokmat import TailState
 from .trace_tokmat import MaturationStep
 
 AutoConfig.register("tokmat", TokMatConfig, exist_ok=True)
@@ -18,6 +19,7 @@ AutoModelForCausalLM.register(TokMatConfig, TokMatForContinuousLM, exist_ok=True
 __all__ = [
     "MaturationSettings",
     "MaturationStep",
+    "TailState",
     "TokMatConfig",
     "TokMatForContinuousLM",
     "TokMatGenerateOutput",

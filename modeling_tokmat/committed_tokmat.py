@@ -18,10 +18,21 @@ class Committed:
             real, both (batch, pending). cache_mask: which cached columns are real, (batch, past) or None for all.
         cache: a transformers cache, or None: then all vectors stay and are fed again at every step.
         mask_dtype: of ready-made masks, the network's own.
+        reach: how many positions after the last of `vectors` slots may have, where that is more than `new_tokens`.
     """
 
     def __init__(
-        self, input_ids, new_tokens: int, pad_token_id, vectors, positions, mask, cache, cache_mask, mask_dtype
+        self,
+        input_ids,
+        new_tokens: int,
+        pad_token_id,
+        vectors,
+        positions,
+        mask,
+        cache,
+        cache_mask,
+        mask_dtype,
+        reach: int = 0,
     ):
         pad = 0 if pad_token_id is None else pad_token_id
         filler = input_ids.new_zeros(input_ids.shape[0], new_tokens) + pad
@@ -38,7 +49,8 @@ class Committed:
             self.pending = mask.sum(dim=1).tolist()
             self.mask = right_align([real[real] for real in mask])
         # Slots beyond the last position that a row may feed, (batch, 1), influence nothing.
-        self.last_position = self.positions[:, -1:] + max(new_tokens - 1, 0)
+        self.last_position = self.positions[:, -1:] + max(new_tokens - 1, reach, 0)
+        self.in_step = True  # whether all rows have committed alike, so that the cache has no holes
         self._allowed = {}
 
     @property
@@ -111,7 +123,7 @@ class Committed:
             self.forget(slots)
             return
         cached = [min(max(count - 1, 0), 0 if self.cache is None else exact) for count in counts]
-        kept = max(cached)
+        kept, self.in_step = max(cached), self.in_step and min(counts) == longest
         roll_back(self.cache, slots - kept)
         if self.cache is not None and (self._barred() or min(counts) < longest):
             self.cache_mask = self._columns_after(kept, cached, counts)

@@ -18,7 +18,7 @@ from .inputs_tokmat import CACHE, check_positions, check_range, one_cache
 from .noise_tokmat import DecodingNoise
 from .requests_tokmat import check_objects, check_prompt, check_return_sequences, check_rows, check_settings
 from .settings_tokmat import SETTINGS, MaturationSettings
-from .tail_tokmat import StableTail, Tail
+from .tail_tokmat import StableTail, Tail, TailState
 from .trace_tokmat import Record, Stream
 from .verified_tokmat import VerifiedTail
 
@@ -41,12 +41,14 @@ class TokMatGenerateOutput(GenerateDecoderOnlyOutput):
         tokens_per_forward (`float`): committed tokens per row and forward pass.
         maturation (`tuple` of [`MaturationStep`]): the trace, one entry per step, with `output_maturation`.
         drafts_taken (`dict`): with `commit="verified"`, how many drafts of the "tail" and of the "lookup" came true.
+        tail ([`TailState`]): the tail that remains, with `output_tail`.
     """
 
     num_forwards: int | None = None
     tokens_per_forward: float | None = None
     maturation: tuple | None = None
     drafts_taken: dict | None = None
+    tail: TailState | None = None
 
 
 class TokMatGenerationMixin(GenerationMixin):
@@ -68,6 +70,8 @@ class TokMatGenerationMixin(GenerationMixin):
         Args:
             inputs (`(batch, length)`): prompt ids, padded on the left with an `attention_mask`.
             tail_length (`int`): K, in [1, 64]. For all other settings see [`MaturationSettings`].
+            tail ([`TailState`]): a tail to begin with, instead of embryos: what `output_tail=True` returned, with the
+                cache of the same output, and its sequences as the prompt.
 
         Decoding is a pure argmax: sampling flags change nothing; return sequences differ in their noise alone. A
         `streamer` that has `put_draft` gets, after each step, the nearest tokens of the tail that remains, shape
@@ -136,6 +140,7 @@ class TokMatGenerationMixin(GenerationMixin):
         allowed = 'eager or sdpa for guidance_scale other than 1 and for commit="verified"'
         require(possible, "attn_implementation", implementation, allowed)
 
+        tail = kwargs.pop("tail", None)
         # Sampling warpers and transformers' own guidance must not join in, nor may its validation refuse several
         # return sequences, which differ here without sampling.
         hidden = (*SAMPLING_FLAGS, "num_return_sequences", "guidance_scale", "prompt_lookup_num_tokens")
@@ -157,7 +162,7 @@ class TokMatGenerationMixin(GenerationMixin):
             setattr(stand_in.generation_config, name, None)
         resolved, model_kwargs = super(TokMatGenerationMixin, stand_in)._prepare_generation_config(given, **kwargs)
         resolved.do_sample, resolved.num_return_sequences = False, several
-        resolved._maturation_settings = settings
+        resolved._maturation_settings, resolved._tail = settings, tail
         return resolved, model_kwargs
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, mode, batch_size, max_cache_length):
@@ -173,7 +178,7 @@ class TokMatGenerationMixin(GenerationMixin):
             max_cache_length += DraftBudget.most_positions(
                 settings.tail_length, settings.prompt_lookup_num_tokens or 0
             )
-        elif settings.commit != "front" or settings.guidance_scale != 1:
+        elif settings.commit != "front" or settings.guidance_scale != 1 or settings.output_tail:
             max_cache_length += 2 * settings.tail_length
         return super()._prepare_cache_for_generation(
             generation_config, model_kwargs, mode, batch_size, max_cache_length
@@ -203,9 +208,18 @@ class TokMatGenerationMixin(GenerationMixin):
         outputs = [name for name in ("output_attentions", "output_hidden_states") if model_kwargs.get(name)]
         network = Network(self, cache, dtype, generation_config.prefill_chunk_size, compiled, outputs)
         vocabulary = self.vocabulary()
-        several = generation_config.num_return_sequences
-        noise = DecodingNoise(settings, several, dim, vocabulary.radius, dtype, self.device)
-        tail = TAILS[settings.commit](self, vocabulary, settings, noise, batch_size)
+        several, before = generation_config.num_return_sequences, generation_config._tail
+        in_step = settings.commit == "front" or batch_size == 1
+        allowed = 'False for several rows, unless commit is "front": out of step, they leave holes in the cache'
+        require(in_step or not settings.output_tail, "output_tail", True, allowed)
+        if before is not None:
+            before.check(batch_size, settings.tail_length, dim, committed.vectors.shape[1])
+            if before.committed is not None:
+                committed.vectors = before.committed.to(committed.vectors)
+            several = before.num_return_sequences or several
+        done = (0, 0) if before is None else (before.tokens, before.steps)
+        noise = DecodingNoise(settings, several, dim, vocabulary.radius, dtype, self.device, done)
+        tail = TAILS[settings.commit](self, vocabulary, settings, noise, batch_size, before)
         if cache is not None and self.config.film_scope == "sequence" and self.config.geometry == "sphere":
             told = getattr(cache, "told_tail_length", tail.told_length) if cache.get_seq_length() else tail.told_length
             found, allowed = tail.told_length, f"{told}, which this cache was filled at"
@@ -220,6 +234,8 @@ class TokMatGenerationMixin(GenerationMixin):
             return self._has_unfinished_sequences(finished, synced_gpus, device=self.device)
 
         decode(network, committed, tail, noise, logits_processor, ending, record, Stream(streamer), goes_on)
+        if cache is not None and not committed.in_step:
+            cache.in_step = False
         # Padded on the right where a row stopped early.
         sequences = committed.ids[:, : committed.prompt_length + max(committed.counts) - ending.overrun]
         if not record.asked:
@@ -230,6 +246,7 @@ class TokMatGenerationMixin(GenerationMixin):
             tokens_per_forward=sum(committed.counts) / batch_size / network.num_forwards,
             maturation=record.trace,
             drafts_taken=tail.came_true,
+            tail=tail.state(committed) if settings.output_tail else None,
             **{CACHE: cache},
             **record.by_name,
         )
@@ -237,6 +254,8 @@ class TokMatGenerationMixin(GenerationMixin):
     def _prepare_prompt(self, input_ids, cache, generation_config, model_kwargs, new_tokens: int) -> Committed:
         """The prompt as committed vectors; refuses what does not fit before any work is done."""
         past_length = int(cache.get_seq_length()) if cache is not None else 0
+        allowed = 'of one row or of commit="front": of rows that were out of step it has holes'
+        require(getattr(cache, "in_step", True), CACHE, "of several rows that committed different numbers", allowed)
         mask, positions = model_kwargs.get("attention_mask"), model_kwargs["position_ids"].to(self.device)
         embeds = model_kwargs.get("inputs_embeds")
         vectors = embeds.to(self.device) if embeds is not None else self.embed_tokens(input_ids.to(self.device))
@@ -271,7 +290,13 @@ class TokMatGenerationMixin(GenerationMixin):
             cache,
             None if bool(mask[:, :-pending].all()) else mask[:, :-pending],
             self.dtype,
+            self._reach(positions) if settings.output_tail else 0,
         )
+
+    def _reach(self, positions: torch.Tensor) -> int:
+        """How many positions after those of a prompt, (batch, length), a tail's slots may have."""
+        limit = self.config.max_position_embeddings
+        return 2**31 if limit is None else limit - 1 - int(positions[:, -1].max())
 
     def _require_room(self, positions: torch.Tensor, new_tokens: int) -> None:
         """Refuse more tokens after `positions` (batch, length) of a prompt than the backbone has positions."""

@@ -13,10 +13,11 @@ class DecodingNoise:
     Args:
         settings: [`MaturationSettings`]. several: return sequences per prompt, which lie next to one another.
         dim: d. radius: R, the unit of all norms. dtype, device: of the noise.
+        done: tokens and steps of the runs before, whose noise this run's goes on from.
     """
 
-    def __init__(self, settings, several: int, dim: int, radius: float, dtype: torch.dtype, device):
-        self.settings, self.several = settings, several
+    def __init__(self, settings, several: int, dim: int, radius: float, dtype: torch.dtype, device, done=(0, 0)):
+        self.settings, self.several, (self.tokens, self.steps) = settings, several, done
         self.dim, self.radius, self.dtype, self.device = dim, radius, dtype, device
 
     def embryos(self, first: list[int], count: int) -> torch.Tensor:
@@ -29,7 +30,7 @@ class DecodingNoise:
 
     def of_dynamics(self, first: list[int], count: int, step: int) -> torch.Tensor:
         """What is added, times eta, to `count` slots per row in a step, (batch, count, d)."""
-        return self._draw(DYNAMICS, first, count, self.settings.dynamics_noise, step)
+        return self._draw(DYNAMICS, first, count, self.settings.dynamics_noise, self.steps + step)
 
     def _draw(self, stream: int, first: list[int], count: int, norm: float, step: int = 0) -> torch.Tensor:
         norm = norm * self.radius
@@ -37,7 +38,8 @@ class DecodingNoise:
             return torch.zeros(len(first), count, self.dim, dtype=self.dtype, device=self.device)
         seed, drawn, rows = self.settings.maturation_seed, {}, []
         for row, start in enumerate(first):
-            keys = [(row % self.several, place) for place in range(start, start + count)]
+            begin = self.tokens + start
+            keys = [(row % self.several, place) for place in range(begin, begin + count)]
             for key in keys:
                 if key not in drawn:
                     drawn[key] = decoding_noise(seed, stream, *key, step, self.dim, norm, self.dtype)

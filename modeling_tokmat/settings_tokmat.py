@@ -33,6 +33,8 @@ class MaturationSettings:
         prompt_lookup_num_tokens: with `commit="verified"`, how many tokens a repeated n-gram may propose as drafts
             beside the tail, in [1, 10]; None is off.
         output_maturation: return the trace; `"vectors"`: with the vectors themselves.
+        output_tail: return the tail that remains, a [`TailState`] that `generate` takes as `tail`; slots beyond the
+            length limit are then refined too. Both outputs come with `return_dict_in_generate=True`.
 
     Raises:
         ValueError: names the setting, its value and what is allowed.
@@ -56,6 +58,7 @@ class MaturationSettings:
     direction_rate: float | None = None
     prompt_lookup_num_tokens: int | None = None
     output_maturation: bool | str = False
+    output_tail: bool = False
 
     def __post_init__(self):
         def check(name, ok, allowed):
@@ -79,6 +82,7 @@ class MaturationSettings:
         check("prompt_lookup_num_tokens", lookup is None or is_integer(lookup, 1, 10), "None or an integer in [1, 10]")
         exact = lookup is None or self.commit == "verified"
         check("prompt_lookup_num_tokens", exact, 'None, unless commit is "verified": its drafts are checked')
+        check("output_tail", isinstance(self.output_tail, bool), "True or False")
         check("output_maturation", self.output_maturation in (False, True, "vectors"), 'False, True or "vectors"')
         if self.commit == "verified":
             off = {"guidance_scale": 1.0, "history_noise": 0.0, "history_smoothing": 0.0}

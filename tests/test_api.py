@@ -39,7 +39,9 @@ def own_functions(name, found):
 
 
 FUNCTIONS = dict(function for name, found in PUBLIC.items() for function in own_functions(name, found))
-FIELDS = "TokMatConfig TokMatOutput TokMatGenerateOutput MaturationStep MaturationSettings TokMatDataCollator "
+FIELDS = (
+    "TokMatConfig TokMatOutput TokMatGenerateOutput MaturationStep TailState MaturationSettings TokMatDataCollator "
+)
 FIELDS += "TokMatTrainingArguments"
 SETTERS = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
 for setter in SETTERS.split():  # properties of the configuration that its docstring tells together

@@ -34,5 +34,5 @@ def test_every_field_of_the_configuration_has_a_help_text():
 
 def test_every_maturation_setting_is_an_option():
     output = invoke("generate", "--help").output
-    names = {item.name for item in dataclasses.fields(MaturationSettings)} - {"output_maturation"}
+    names = {item.name for item in dataclasses.fields(MaturationSettings)} - {"output_maturation", "output_tail"}
     assert [name for name in names if f"--{name.replace('_', '-')}" not in output] == []

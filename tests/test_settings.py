@@ -22,6 +22,7 @@ def prompt():
         ({"direction_rate": -1.0}, "`direction_rate`"),
         ({"guidance_scale": -1.0}, "`guidance_scale`"),
         ({"output_maturation": "all"}, "`output_maturation` is 'all'"),
+        ({"output_tail": 1}, "`output_tail` is 1"),
         ({"commit": "verified", "guidance_scale": 2.0}, "`guidance_scale` is 2.0.*verified"),
         ({"commit": "verified", "history_noise": 0.1}, "`history_noise` is 0.1.*verified"),
         ({"commit": "verified", "history_smoothing": 0.1}, "`history_smoothing`.*verified"),

@@ -73,8 +73,8 @@ def optional_fields(cls: type, title: str, names: list[str], defaults: dict[str,
 
 def maturation_flags() -> type:
     """A dataclass of the maturation settings, each "not given" by default."""
-    # Nobody reads a trace on the command line.
-    names = [item.name for item in dataclasses.fields(MaturationSettings) if item.name != "output_maturation"]
+    # Nobody reads a trace or a tail on the command line.
+    names = [item.name for item in dataclasses.fields(MaturationSettings) if not item.name.startswith("output_")]
     return optional_fields(MaturationSettings, "maturation (default: what the model was saved with)", names)
 
 

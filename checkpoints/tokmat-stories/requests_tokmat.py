@@ -9,6 +9,7 @@ from transformers.generation import BaseWatermarkingConfig
 
 from .checks_tokmat import INDICES, described, is_integer, is_number, require
 from .inputs_tokmat import CACHE
+from .tail_tokmat import TailState
 
 # The least value of a setting that counts tokens.
 LENGTHS = {"max_new_tokens": 1, "max_length": 1, "prefill_chunk_size": 1, "min_new_tokens": 0, "min_length": 0}
@@ -126,7 +127,8 @@ def check_objects(generation_config, **given) -> None:
     """Raise a `ValueError` for arguments of another kind: `generation_config` and what else `generate` was `given`."""
     fits = generation_config is None or isinstance(generation_config, GenerationConfig)
     require(fits, "generation_config", described(generation_config), "None or a GenerationConfig")
-    streamer, cache = given.get("streamer"), given.get(CACHE)
+    streamer, cache, tail = given.get("streamer"), given.get(CACHE), given.get("tail")
+    require(tail is None or isinstance(tail, TailState), "tail", described(tail), "None or a TailState")
     fits = streamer is None or (hasattr(streamer, "put") and hasattr(streamer, "end"))
     require(fits, "streamer", described(streamer), "None or an object with `put` and `end`")
     fits = cache is None or isinstance(cache, Cache)

@@ -1,10 +1,12 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The liquid tail: what is fed of it, how it moves toward its predictions, and which of its slots become tokens."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from .checks_tokmat import described, is_integer, require
 from .committed_tokmat import Committed
 from .maturation_tokmat import tail_maturities, update_rates, update_tail
 from .noise_tokmat import DecodingNoise
@@ -43,6 +45,51 @@ class Shown(NamedTuple):
     maturity: torch.Tensor
 
 
+@dataclass
+class TailState:
+    """
+    The tail between two calls of `generate`: what `output_tail=True` returns and `tail` takes. With the cache of the
+    same output and its sequences as the prompt, text goes on as if it had never stopped. `vectors` may be changed, or
+    given alone, before the text goes on.
+
+    Args:
+        vectors (`(rows, K, d)`): the slots, slot 1 first, rows being batch * num_return_sequences.
+        queries (`(rows, K, d)`): what the slots are scored by, where that is another space (`geometry="pretrained"`).
+        committed (`(rows, n, d)`): the vectors that the last tokens were committed as, those that the cache lacks
+            (all, without a cache).
+        waited, known (`(rows,)`, `(rows, K)`): steps without a commit and nearest tokens, of `commit="stable"`.
+        tokens, steps, num_return_sequences (`int`): how far the noise was drawn, and for how many rows of a prompt.
+    """
+
+    vectors: torch.Tensor
+    queries: torch.Tensor | None = None
+    committed: torch.Tensor | None = None
+    waited: torch.Tensor | None = None
+    known: torch.Tensor | None = None
+    tokens: int = 0
+    steps: int = 0
+    num_return_sequences: int | None = None
+
+    def check(self, rows: int, slots: int, dim: int, pending: int) -> None:
+        """Raise a `ValueError` where this is no state of a tail of shape (rows, slots, dim) behind `pending` committed
+        vectors that the cache lacks."""
+        shapes = {"vectors": (rows, slots, dim), "queries": (rows, slots, dim), "committed": (rows, pending, dim)}
+        for name, shape in (shapes | {"waited": (rows,), "known": (rows, slots)}).items():
+            value = getattr(self, name)
+            fits = torch.is_tensor(value) and tuple(value.shape) == shape
+            fits = fits and value.is_floating_point() == (name in shapes)
+            fits = fits or (value is None and name != "vectors")
+            kind = "floats" if name in shapes else "integers"
+            allowed = f"{kind} of shape {shape}, as its prompt, cache and settings ask"
+            require(fits, f"tail.{name}", described(value), allowed)
+        for name in ("tokens", "steps"):
+            value = getattr(self, name)
+            require(is_integer(value, 0), f"tail.{name}", value, "an integer of at least 0")
+        several = self.num_return_sequences
+        fits = several is None or is_integer(several, 1)
+        require(fits, "tail.num_return_sequences", several, "None or an integer of at least 1")
+
+
 class Tail:
     """
     K uncommitted vectors per row, under Algorithm 1: every step commits slot 1, whatever its state.
@@ -54,6 +101,7 @@ class Tail:
     Args:
         model: for `conditions` and the type of its weights. vocabulary: a [`Vocabulary`], one for the whole run.
         settings: [`MaturationSettings`]. noise: a [`DecodingNoise`]. batch_size: rows.
+        state: a [`TailState`] to go on from, or None for embryos.
     """
 
     came_true: dict[str, int] | None = None  # drafts by where they came from, where there are any
@@ -62,7 +110,7 @@ class Tail:
     logits: torch.Tensor
     lockstep = True  # every row commits the same number of tokens at every step, so nothing waits for the device
 
-    def __init__(self, model, vocabulary, settings, noise: DecodingNoise, batch_size: int):
+    def __init__(self, model, vocabulary, settings, noise: DecodingNoise, batch_size: int, state=None):
         self.model, self.vocabulary, self.settings, self.noise = model, vocabulary, settings, noise
         self.batch_size, self.device = batch_size, noise.device
         a = tail_maturities(settings.tail_length, **settings.schedule_settings())
@@ -72,6 +120,10 @@ class Tail:
         self.vectors = noise.embryos(self.first, settings.tail_length)
         # Noise says nothing of any token.
         self._queries = None if vocabulary.one_space else torch.zeros_like(self.vectors)
+        if state is not None:
+            self.vectors = state.vectors.to(self.vectors, copy=True)
+            if self._queries is not None and state.queries is not None:
+                self._queries = state.queries.to(self._queries, copy=True)
         self.steps, self.slots, self.copies = 0, 0, 1
         self._layout: tuple = (None, None, None)
 
@@ -90,12 +142,29 @@ class Tail:
         """How many slots a step may commit at most."""
         return 1
 
+    def state(self, committed: Committed) -> TailState:
+        """What the next call goes on from; after `move_up`."""
+        length, noise = self.settings.tail_length, self.noise
+        return TailState(
+            vectors=self.vectors[:, :length],
+            queries=None if self._queries is None else self._queries[:, :length],
+            committed=committed.vectors,
+            tokens=noise.tokens + self.first[0],
+            steps=noise.steps + self.steps,
+            num_return_sequences=noise.several,
+        )
+
     # -- 1. read ------------------------------------------------------------------------------------------------------
+
+    def within(self, slots: int, room: int) -> int:
+        """How many of `slots` slots are fed: those in the `room` that the length limit leaves, or all where the tail
+        is to go on."""
+        return slots if self.settings.output_tail else min(slots, max(room, 0))
 
     def feed(self, committed: Committed) -> Feed:
         """Slots 1 .. K - 1 within the length limit (nothing reads slot K), and a copy of them for guidance."""
         length, own = self.settings.tail_length, committed.vectors.shape[1]
-        self.slots = slots = max(min(length, committed.remaining), 1) - 1
+        self.slots = slots = self.within(length - 1, committed.remaining - 1)
         self.copies = copies = 2 if self.settings.guidance_scale != 1 and slots > 0 else 1
         if self._layout[0] != (own, slots, copies):
             told = torch.cat([self.maturity_before.new_ones(own), *[self.maturity_before[:slots]] * copies])
@@ -203,11 +272,18 @@ class StableTail(Tail):
 
     lockstep = False
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, model, vocabulary, settings, noise, batch_size, state=None):
+        super().__init__(model, vocabulary, settings, noise, batch_size, state)
         self.waited = torch.zeros(self.batch_size, dtype=torch.long, device=self.device)
         # Nearest neighbours after the last step; -1 where a slot had none.
         self.known = torch.full((self.batch_size, self.settings.tail_length), -1, device=self.device)
+        if state is not None and state.waited is not None and state.known is not None:
+            self.waited, self.known = state.waited.to(self.waited, copy=True), state.known.to(self.known, copy=True)
+
+    def state(self, committed):
+        state = super().state(committed)
+        state.waited, state.known = self.waited, self.known
+        return state
 
     @property
     def candidates(self) -> int:

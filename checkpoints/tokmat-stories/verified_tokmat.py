@@ -41,7 +41,7 @@ class VerifiedTail(Tail):
         beyond = self.noise.embryos([self.settings.tail_length] * self.batch_size, reach)
         self.vectors = torch.cat([self.vectors, beyond], dim=1)
         if self._queries is not None:
-            self._queries = torch.zeros_like(self.vectors)
+            self._queries = torch.cat([self._queries, torch.zeros_like(beyond)], dim=1)
         self._layouts = {}
 
     @property
@@ -56,7 +56,7 @@ class VerifiedTail(Tail):
         own, remaining = committed.vectors.shape[1], committed.remaining
         self.drafts = self.drafts[:, : max(remaining - 1, 0)]
         drafts = self.drafts.shape[1]
-        self.slots = slots = max(min(self.budget.length(), remaining - 2), 0)  # of each branch
+        self.slots = slots = self.within(self.budget.length(), remaining - 2)  # of each branch
         conditions, places = self._layout_of(own, drafts, slots, committed.cache is not None)
         exact = self.vocabulary.embed(self.drafts)
         branches = [self.vectors[:, i : i + slots].to(exact.dtype) for i in range(drafts + 1)]
