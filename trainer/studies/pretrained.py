@@ -136,28 +136,12 @@ class Bench:
         fields["negatives"] = "all"
         model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
         if before is None:
-            linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
-            adapted = [name for name in linear if name.startswith("backbone.")]
-            adapters = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=adapted))
+            adapters = adapted(model, "backbone.")
         else:
             adapters = PeftModel.from_pretrained(model, before, is_trainable=True)
         work = folder.with_name(f"{folder.name}.training")
-        args = TokMatTrainingArguments(
-            output_dir=str(work),
-            max_steps=self.size.steps,
-            learning_rate=RATE,
-            reference_sharpness=SHARPNESS[min(number, len(SHARPNESS)) - 1],
-            lr_scheduler_type="cosine",
-            warmup_steps=self.size.steps // 10,
-            per_device_train_batch_size=self.size.batch,
-            save_steps=20,
-            save_total_limit=1,
-            logging_steps=5,
-            seed=number,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=self.lab.device.type == "cpu",
-        )
+        sharpness = SHARPNESS[min(number, len(SHARPNESS)) - 1]
+        args = TokMatTrainingArguments(reference_sharpness=sharpness, **self.schedule(work, number))
         trainer = TokMatTrainer(
             adapters,
             args,
@@ -166,12 +150,26 @@ class Bench:
             processing_class=self.tokenizer,
             data_collator=TokMatDataCollator(self.tokenizer),
         )
-        log = open(folder.with_name(f"{folder.name}.log"), "a", encoding="utf-8")
-        with log, contextlib.redirect_stdout(log), torch.enable_grad():
-            trainer.train(resume_from_checkpoint=get_last_checkpoint(work) if work.is_dir() else None)
-        save_whole(adapters.save_pretrained, folder)
-        shutil.rmtree(work)
+        train(trainer, folder)
         return folder
+
+    def schedule(self, work: Path, seed: int) -> dict[str, Any]:
+        """Arguments of a training of a round's length."""
+        return {
+            "output_dir": str(work),
+            "max_steps": self.size.steps,
+            "learning_rate": RATE,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": self.size.steps // 10,
+            "per_device_train_batch_size": self.size.batch,
+            "save_steps": 20,
+            "save_total_limit": 1,
+            "logging_steps": 5,
+            "seed": seed,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": self.lab.device.type == "cpu",
+        }
 
     def own_text(self, number: int, adapter: Path | None) -> Path:
         """What the model writes after so many rounds; batches that are there are not written again."""
@@ -274,6 +272,23 @@ class Bench:
             nats = judge_nll(self.load(*plan), texts[:, :1], texts[:, 1:], batch_size=4)
             found[name] = math.exp(float(nats.mean()))
         return found
+
+
+def adapted(model, prefix: str):
+    """A model that wears fresh LoRA adapters in every linear layer whose name begins with `prefix`."""
+    linear = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    chosen = [name for name in linear if name.startswith(prefix)]
+    return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=chosen))
+
+
+def train(trainer, folder: Path) -> None:
+    """Train adapters into `folder`, on from where a killed run was; the log lies beside it."""
+    work = Path(trainer.args.output_dir)
+    log = open(folder.with_name(f"{folder.name}.log"), "a", encoding="utf-8")
+    with log, contextlib.redirect_stdout(log), torch.enable_grad():
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(work) if work.is_dir() else None)
+    save_whole(trainer.model.save_pretrained, folder)
+    shutil.rmtree(work)
 
 
 # -- what is concluded ------------------------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""What others teach against repetition, as their papers have it: losses compared with loops that say the same."""
+
+import math
+
+import pytest
+import torch
+
+from trainer.models import make_baseline
+from trainer.studies import peers, pretrained
+from trainer.studies.lab import SMALL, Lab
+from trainer.studies.pretrained import Bench
+
+V, LENGTH = 7, 12
+
+
+@pytest.fixture
+def drawn():
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(V, (3, LENGTH), generator=generator)
+    return torch.randn(3, LENGTH, V, generator=generator, dtype=torch.float64), ids
+
+
+@pytest.fixture
+def bench(tokenizer, tmp_path, monkeypatch):
+    size = pretrained.Size(rounds=1, steps=2, batch=4, block=48, prompts=2, long_prompts=2, held_out=2)
+    monkeypatch.setitem(pretrained.SIZES, "small", size)
+    torch.manual_seed(0)
+    make_baseline(None, "tiny", tokenizer).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    words = ["fox", "hen", "owl", "cow", "pig", "cat", "dog", "bear"]
+    texts = [
+        "\n\n".join(f"One {word} saw {words[(place + part) % 8]} number {part}. It went." for part in range(24))
+        for place, word in enumerate(words)
+    ]
+    (tmp_path / "texts.txt").write_text("\n<|endoftext|>\n".join(texts))
+    made = Lab(tmp_path / "out", SMALL, str(tmp_path / "texts.txt"), pretrained=str(tmp_path / "source"), say=str)
+    return Bench(made)
+
+
+def test_token_unlikelihood_pushes_every_other_earlier_token_once(drawn):
+    logits, ids = drawn
+    total = 0.0
+    for scores, row in zip(logits.softmax(-1).tolist(), ids.tolist()):
+        for place, token in enumerate(row):
+            for candidate in set(row[:place]) - {token}:
+                total -= math.log(1 - scores[place][candidate])
+    assert float(peers.token_unlikelihood(logits, ids)) == pytest.approx(total / ids.numel())
+
+
+def test_sequence_unlikelihood_pushes_what_lies_in_a_repeated_four_gram(drawn):
+    logits, _ = drawn
+    ids = torch.tensor([[1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 0, 1], [1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 0], [0, 1, 2, 3] * 3])
+    lies = peers.repeated(ids)
+    for row, found in zip(ids.tolist(), lies.tolist()):
+        wanted = [False] * LENGTH
+        for start in range(LENGTH - 3):
+            gram = row[start : start + 4]
+            if any(row[before : before + 4] == gram for before in range(start)):
+                wanted[start : start + 4] = [True] * 4
+        assert found == wanted and any(wanted) and not all(wanted)
+    p = logits.softmax(-1)
+    terms = [
+        -math.log(1 - float(p[row, place, ids[row, place]]))
+        for row in range(3)
+        for place in range(12)
+        if lies[row, place]
+    ]
+    assert float(peers.sequence_unlikelihood(logits, ids, lies)) == pytest.approx(sum(terms) / len(terms))
+    assert float(peers.sequence_unlikelihood(logits, ids, torch.zeros_like(lies))) == 0
+
+
+def test_ditto_wants_half_of_the_probability_one_repetition_before(drawn):
+    logits, ids = (part[0] for part in drawn)
+    logits.requires_grad_()
+    loss = peers.ditto(logits, ids, 5)
+    p = logits.detach().softmax(-1)[range(LENGTH), ids].tolist()
+    terms = [-math.log(1 - abs(p[place] - 0.5 * p[place - 5])) for place in range(5, LENGTH)]
+    assert float(loss) == pytest.approx(sum(terms) / len(terms))
+    loss.backward()
+    assert not logits.grad[:5].any() and logits.grad[5:].any(dim=-1).all()  # what it was before is taken as it is
+
+
+def test_rows_are_what_each_arm_is_taught_on(bench):
+    size, width = bench.size, bench.size.block
+    for arm in peers.ARMS:
+        rows = peers.rows_of(bench, arm)
+        assert len(rows) == size.steps * size.batch and {len(ids) for ids in rows["input_ids"]} == {width}
+        special = [row for row in rows if row["period"]]
+        assert len(special) == (len(rows) // 2 if arm in ("sequence unlikelihood", "DITTO") else 0)
+        for row in special:
+            if arm == "DITTO":
+                ids, period = row["input_ids"], row["period"]
+                assert 4 <= period <= width // 4 and ids[period:] == ids[:-period]
+                assert bench.tokenizer.decode(ids[:period]).rstrip()[-1] in ".!?" or period == width // 4
+
+
+def test_an_arm_is_trained_once_and_differs_from_the_others(bench):
+    ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
+    found = {}
+    for arm in ("fine-tuning", "token unlikelihood", "DITTO"):
+        found[arm] = peers.worn(bench, arm)(ids).logits
+        saved = bench.lab.path(f"peer-{arm.replace(' ', '-')}") / "adapter_model.safetensors"
+        written = saved.stat().st_mtime_ns
+        assert torch.equal(peers.worn(bench, arm)(ids).logits, found[arm]) and saved.stat().st_mtime_ns == written
+    assert len({float(logits.detach().sum()) for logits in found.values()}) == 3
