@@ -197,12 +197,13 @@ class Tail:
         unseen = moved == 1 and self.lockstep and not self.settings.output_maturation
         inputs = predicted if unseen else self.vocabulary.as_inputs(predicted)
         after = update_tail(self.before, inputs, eta, self.settings.direction_rate)
-        if self.settings.dynamics_noise > 0:
-            after = after + eta[:, None] * self.noise.of_dynamics(self.first, moved, self.steps)
-        self.vectors = torch.cat([after, rest], dim=1)
+        # Of norm R in both spaces, and in both: a slot is fed as the one and committed by the other.
+        shaken = self.settings.dynamics_noise > 0
+        noise = eta[:, None] * self.noise.of_dynamics(self.first, moved, self.steps) if shaken else 0
+        self.vectors = torch.cat([after + noise, rest], dim=1)
         if self._queries is not None:
             queries = update_tail(self._queries[:, :moved], predicted, eta, self.settings.direction_rate)
-            self._queries = torch.cat([queries, self._queries[:, moved:]], dim=1)
+            self._queries = torch.cat([queries + noise, self._queries[:, moved:]], dim=1)
         # One projection for all slots that this step may commit.
         self.logits = self.vocabulary.scores(self.queries[:, : self.candidates])
 

@@ -246,3 +246,15 @@ def test_polar_updates_turn_by_the_rate_and_move_the_norm_by_eta():
     torch.testing.assert_close(unit(update_tail(zero, new, eta, direction_rate=0.1)), unit(new))
     torch.testing.assert_close(update_tail(old, old, eta, direction_rate=0.5), old)
     assert update_tail(old, -old, eta, direction_rate=0.5).isfinite().all()
+
+
+def test_noisy_updates_reach_what_is_scored_where_that_is_a_space_of_its_own(make_model, prompt):
+    model = make_model(double=True, geometry="pretrained", negatives="all", regression_weight=0.0)
+    settings = {"tail_length": 1, "alpha_max": 1.0, "dynamics_noise": 3.0, "eos_token_id": None, "pad_token_id": 1}
+    vocabulary = model.vocabulary()
+    with torch.no_grad():
+        predicted = model(prompt).predicted_embeds[:, -1]
+    noise = decoding_noise(0, DYNAMICS, 0, 0, 0, predicted.shape[1], 3.0 * vocabulary.radius, torch.float64)
+    told = vocabulary.scores(predicted + noise).argmax(dim=-1)
+    assert not torch.equal(told, vocabulary.scores(predicted).argmax(dim=-1))
+    assert torch.equal(model.generate(prompt, max_new_tokens=1, **settings)[:, -1], told)
