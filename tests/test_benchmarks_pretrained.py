@@ -74,6 +74,7 @@ def test_tail_accuracy(folder):
         assert 1 <= row["tokens_per_forward"] <= 5 and row["places"] > 0
 
 
+@pytest.mark.slow  # a process per arm, each of which imports everything
 def test_tail_ablations(folder):
     given = ("source", "ablations", "--data", "texts.txt", "--held-out", "texts.txt", "--texts", "6", "--steps", "4")
     given += (
@@ -110,6 +111,7 @@ def test_tail_ablations(folder):
         run(folder, "tail_ablations", *given, "--learning-rate", "1")
 
 
+@pytest.mark.slow  # a process per stage, each of which imports everything
 def test_convert(folder):
     result = run(folder, "convert", "source", "--repeats", "1", "--tail-adapter-rank", "2")
     # Their order is no test: on a busy machine importing alone may take longer than importing and converting.
@@ -117,7 +119,7 @@ def test_convert(folder):
         assert all(result[stage][key] > 0 for key in ("cpu_seconds", "seconds", "peak_memory_mb"))
 
 
-@pytest.mark.slow  # four processes, each of which imports everything
+@pytest.mark.slow  # the same
 def test_train(folder):
     sizes = "--batch-size 2 --block-size 24 --steps 2 --repeats 1 --warmup 1 --rank 2 --dtype fp32"
     lora, tail = run(folder, "train", "--source", "source", *sizes.split())["variants"]
