@@ -78,7 +78,9 @@ def test_conversion_is_exact(name, dtype, ids):
     model = from_autoregressive(source)
     assert model.dtype == dtype and model.config.geometry == "pretrained"
     expected, found = source(ids).logits.float(), model(ids).logits.float()
-    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    tolerance = (
+        1e-4 if dtype == torch.float32 else 0.01
+    )  # 16 bits round a factor of the logits that is no power of two
     assert (expected - found).abs().max() <= tolerance * expected.abs().max()
     if dtype == torch.float32:
         assert torch.equal(expected.argmax(-1), found.argmax(-1))
@@ -89,15 +91,20 @@ def test_conversion_is_exact(name, dtype, ids):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_source_of_16_bits_stays_one(dtype, tokenizer, ids, tmp_path):
-    source = make_source("llama tied", vocab_size=len(tokenizer)).to(dtype)
-    source.save_pretrained(tmp_path / "source")
+    make_source("llama tied", vocab_size=len(tokenizer)).to(dtype).save_pretrained(tmp_path / "source")
     tokenizer.save_pretrained(tmp_path / "source")
+    source = AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype=dtype).eval()
     found = convert_folder(str(tmp_path / "source"), tmp_path / "out", tail_adapter_rank=2)
     model = TokMatForContinuousLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
     assert model.dtype == model.config.dtype == dtype and found.same_top > 0.95  # near ties of random weights
     with torch.no_grad():
         expected = source(ids).logits.float()
-        assert (model(ids).logits.float() - expected).abs().max() <= 0.01 * expected.abs().max()
+        assert (model(ids).logits.float() - expected).abs().max() <= 0.002 * expected.abs().max()
+        long = torch.randint(2, 97, (1, 64), generator=torch.Generator().manual_seed(1))  # where rounded angles tell
+        converted = from_autoregressive(source)
+        assert torch.equal(converted(long).logits, model(long).logits)
+        expected = source(long).logits.float()
+        assert (converted(long).logits.float() - expected).abs().max() <= 0.002 * expected.abs().max()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from transformers import pipeline
 
 from trainer.checkpoints import load_model, load_tokenizer
+from trainer.conversion import from_autoregressive
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "models" / "smollm2-135m-instruct"
@@ -58,6 +59,14 @@ def test_conversion_is_exact(source, tokenizer, tmp_path):
     for prompt in PROMPTS:
         greedy = written(source, tokenizer, prompt).sequences
         assert torch.equal(written(model, tokenizer, prompt, tail_length=1, alpha_max=1.0).sequences, greedy)
+
+
+def test_conversion_in_bfloat16_is_exact_to_the_bit(source, tokenizer):
+    half = load_model(str(SOURCE), dtype=torch.bfloat16).eval()
+    model = from_autoregressive(half).eval()
+    ids = tokenizer((ROOT / "README.md").read_text()[:3000], return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, half(ids).logits)
 
 
 def test_conversion_takes_less_than_three_times_the_weights(source):
