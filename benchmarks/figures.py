@@ -444,6 +444,17 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
+@table("controls", "studies-135m")
+def controls():
+    """Doses of each control, and what they do to SmolLM2's text at K = 1."""
+    columns = {"rep_2": "Rep-2", "bits": "bits per byte", "changed": "tokens changed"}
+    rows, ends = [["control", "dose", *columns.values()]], ("", "_low", "_high")
+    for row in study("controls", "studies-135m"):
+        cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in columns]
+        rows.append([row["control"].replace("human", "people"), f"{float(row['dose']):g}", *cells])
+    return rows
+
+
 @table("convert", "convert")
 def convert():
     found = load("convert")
