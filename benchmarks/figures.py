@@ -444,6 +444,22 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
+@table("peers", "studies-135m")
+def peers():
+    """What others teach SmolLM2 in the steps of one round: repetition and bits at both lengths, what it forgets."""
+    found = study("peers", "studies-135m")
+    kept = {row["decoder"].removeprefix("held-out text, "): float(row["perplexity"] or "nan") for row in found}
+    columns = {"rep_2": "Rep-2", "rep_3": "Rep-3", "bits": "bits per byte"}
+    lengths = sorted({row["new_tokens"] for row in found if row["new_tokens"]}, key=int)
+    rows = [["", *(f"{title}, {length}" for length in lengths for title in columns.values()), "perplexity"]]
+    for name in dict.fromkeys(row["decoder"] for row in found if row["new_tokens"]):
+        by_length = {row["new_tokens"]: row for row in found if row["decoder"] == name}
+        cells = [f"{float(by_length[length][measure]):.3f}" for length in lengths for measure in columns]
+        cells.append("" if name == "human" else f"{kept[name] / kept['greedy']:.3f}")
+        rows.append([{"human": "people", "greedy": "SmolLM2, greedy"}.get(name, name), *cells])
+    return rows
+
+
 @table("controls", "studies-135m")
 def controls():
     """Doses of each control, and what they do to SmolLM2's text at K = 1."""
