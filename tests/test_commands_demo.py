@@ -35,6 +35,7 @@ def test_the_two_models_write_side_by_side_and_nothing_is_asked_off_a_terminal(s
     result = invoke("demo")
     assert result.exit_code == 0, result.output
     assert all(result.output.count(prompt) >= 2 for prompt in recipes.STORY_PROMPTS)  # each model's
+    assert result.output.count("% of it in repeated phrases)") == 2 * len(recipes.STORY_PROMPTS)
     assert result.output.count("tail: ") == 2 * len(recipes.STORY_PROMPTS)  # steps 1 and 10 of the log
     per_pass, ours, theirs = map(
         float, re.search(r"pass: TokMat ([\d.]+), greedy 1; .*: TokMat (\d+), greedy (\d+)", result.output).groups()

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from trainer.cli import app
 
 
-def test_evaluate_compares_and_saves(models, story_file, tmp_path):
+def test_evaluate_compares_and_saves(models, story_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.evaluation.run.LOG_SECONDS", 0)  # where there is no terminal, lines tell of progress
     tokmat, _, ar = map(str, models)
     arguments = ["evaluate", tokmat, "--data", str(story_file), "--baseline", ar, "--judge", ar, "--prompts", "6"]
     arguments += ["--prompt-tokens", "6", "--new-tokens", "10", "--seeds", "2", "--look-ahead", "3"]
@@ -18,6 +19,7 @@ def test_evaluate_compares_and_saves(models, story_file, tmp_path):
     arguments += ["--mauve-continuations", "0"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+    assert re.search(r"^\d+/\d+ ar greedy$", result.output, flags=re.MULTILINE)
     saved = json.loads((tmp_path / "out" / "results.json").read_text())
     names = [row["name"] for row in saved["decoders"]]
     assert names[:3] == ["human", "tokmat", "ar greedy"] and len(names) == 9

@@ -149,7 +149,8 @@ def _run(verb: str, *arguments, debug: bool = False) -> None:
     try:
         code = import_module(f".commands.{verb.replace('-', '_')}", __package__).run(*arguments)
     except KeyboardInterrupt:
-        message, code = "interrupted", 130
+        goes_on = verb in ("own-text", "reproduce")  # train says so itself, and no other verb keeps what it had
+        message, code = "interrupted" + "; the same command goes on" * goes_on, 130
     except Exception as error:
         if debug or not _is_users(error):
             raise

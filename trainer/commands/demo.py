@@ -84,16 +84,19 @@ def stories() -> None:
         output = tokmat.generate(**inputs, **new_tokens, streamer=streamer, return_dict_in_generate=True)
         length = output.sequences.shape[1] - inputs["input_ids"].shape[1]
         written, passes = written + length, passes + length / output.tokens_per_forward
+        # Text that was shown live cannot be marked as the twin's is; the share tells that it repeats phrases too.
+        console.print(f"({repeated_share([output.sequences[0]]):.0%} of it in repeated phrases)")
         console.print(
-            Text("the same network as an ordinary language model, greedy; repeated phrases are marked", "bold")
+            Text("\nthe same network as an ordinary language model, greedy; repeated phrases are marked", "bold")
         )
         greedy = twin.generate(**inputs, **new_tokens, do_sample=False)
         console.print(marked(tokenizer, greedy[0], sys.stdout.isatty()))
+        console.print(f"({repeated_share([greedy[0]]):.0%} of it in repeated phrases)")
         ours.append(output.sequences[0])
         theirs.append(greedy[0])
 
     shares = f"TokMat {repeated_share(ours):.0%}, greedy {repeated_share(theirs):.0%}"
-    console.print(f"\nin phrases of three tokens that were there before: {shares}")
+    console.print(f"\nin phrases of three tokens that were there before, all three texts: {shares}")
     speeds = timed(tokmat, twin, inputs, new_tokens)
     console.print(
         f"tokens per forward pass: TokMat {written / passes:.2f}, greedy 1; tokens per second, in turn, median of "

@@ -4,6 +4,7 @@
 import dataclasses
 import importlib
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> int:
         raise ValueError(f"STUDY is {unknown[0]!r}, but it must be among {', '.join(STUDIES)}")
     if values["budget"] not in BUDGETS:
         raise ValueError(f"`budget` is {values['budget']!r}, but it must be among {', '.join(BUDGETS)}")
-    folder, console = Path(values["output"]), Console(stderr=True)
+    folder, console = Path(values["output"]), Console(stderr=True, soft_wrap=not sys.stderr.isatty())
     require_packages([name for name in names if not is_done(folder / name)])
     os.environ.setdefault("MPLBACKEND", "Agg")
     lab = Lab(

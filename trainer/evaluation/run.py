@@ -1,6 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """One evaluation: text beside a same-size baseline's and people's, and what the tail knows."""
 
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ CONVENTIONS = (
     "Intervals: 95 %, bootstrap over prompts (1,000 resamples), each prompt's value being the mean over seeds.",
 )
 NO_CONTRASTIVE = "Contrastive search is left out: transformers 5 has it only as code to fetch from the Hub."
+LOG_SECONDS = 60  # between lines where no bar can be shown
 OWN_JUDGE = "The judge is one of the baselines, so its perplexity favours what that baseline writes."
 
 
@@ -87,10 +90,14 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
         TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)
     )
     with bar:
-        task = bar.add_task("", total=total)
+        task, logged = bar.add_task("", total=total), time.monotonic()
 
         def advance(count, description):
+            nonlocal logged
             bar.update(task, advance=count, description=description)
+            if not bar.console.is_terminal and time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                print(f"{bar.tasks[0].completed:.0f}/{total} {description}", file=sys.stderr, flush=True)
 
         written = [Continuations("human", [prompts.human], [], []), *continuations(options, prompts, plans, advance)]
         result["decoders"] = [scores(row, prompts, judge) for row in written]
