@@ -160,16 +160,6 @@ def test_special_tokens_of_a_larger_vocabulary_are_not_inherited():
     assert TokMatConfig(eos_token_id=[3, 4]).eos_token_id == [3, 4]
 
 
-def test_a_small_backbone_takes_no_special_tokens_from_a_large_ones_defaults():
-    backbone = {"model_type": "gpt2", "vocab_size": 97, "n_embd": 32, "n_layer": 1, "n_head": 2}
-    small = TokMatConfig(backbone_config=backbone).backbone_config
-    assert (small.bos_token_id, small.eos_token_id) == (None, None)  # not 50256, of which transformers warns
-    named = TokMatConfig(backbone_config=backbone | {"eos_token_id": 3}).backbone_config
-    assert (named.bos_token_id, named.eos_token_id) == (None, 3)
-    whole = TokMatConfig(backbone_config={"model_type": "gpt2"})
-    assert (whole.bos_token_id, whole.eos_token_id) == (50256, 50256)
-
-
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [

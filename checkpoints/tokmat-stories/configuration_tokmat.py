@@ -349,19 +349,6 @@ def _own_tokens(token, size: int):
     return token if tokens and all(is_integer(one, 0, size - 1) for one in tokens) else None
 
 
-def _without_foreign_tokens(values: dict, architecture: type) -> dict:
-    """`values` with None for special tokens that they leave to a default of `architecture` beyond their vocabulary.
-
-    GPT-2's end of text is 50256, of which transformers would warn whenever a smaller vocabulary's model is made.
-    """
-    size = values.get("vocab_size")
-    if not is_integer(size, 1, 2**31):
-        return values
-    defaults = {name: getattr(architecture, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    foreign = (name for name, token in defaults.items() if token is not None and _own_tokens(token, size) is None)
-    return dict.fromkeys(foreign) | values
-
-
 def tokmat_fields() -> list[str]:
     """Names of the fields that TokMatConfig adds to transformers' own."""
     inherited = {field.name for field in fields(PreTrainedConfig)}
@@ -378,7 +365,6 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
         try:
             known = isinstance(model_type, str) and model_type in CONFIG_MAPPING
             require(known, "backbone_config.model_type", model_type, "a model type that transformers knows")
-            values = _without_foreign_tokens(values, CONFIG_MAPPING[model_type])
             backbone = AutoConfig.for_model(model_type, **values)
         except Exception as error:
             if not type(error).__module__.startswith("huggingface_hub"):  # whose validation has errors of its own
