@@ -444,6 +444,16 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
+@table("functions", "functions")
+def functions():
+    found = load("functions")
+    rows = [["", "passed", "pass@1", "Rep-3 of what it wrote"]]
+    for row in found["rows"]:
+        share = row["passed"] / found["problems"]
+        rows.append([row["model"], f"{row['passed']} of {found['problems']}", f"{share:.3f}", f"{row['rep_3']:.3f}"])
+    return rows
+
+
 @table("peers", "studies-135m")
 def peers():
     """What others teach SmolLM2 in the steps of one round: repetition and bits at both lengths, what it forgets."""

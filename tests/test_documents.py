@@ -95,30 +95,37 @@ def folder(models, story_file, tmp_path_factory):
     return folder
 
 
-def test_commands_run_in_the_order_of_their_page(folder, monkeypatch):
-    monkeypatch.chdir(folder)
+@pytest.fixture(scope="module")
+def made(folder):
+    """What the commands of all pages make, in their order."""
     lines = [line for line in commands(PAGES) if not reason(line)]
     assert len(lines) >= 8 and all(line.startswith("tokmat ") for line in lines)
-    # The tail is made where its own page says so, before the card that attaches it.
-    for line in sorted(lines, key=lambda line: "attach" in line or " generate " in line):
-        for name, instead in SMALLER.items():
-            line = line.replace(name, instead)
-        _, verb, *arguments = shlex.split(line, comments=True)
-        if verb == "attach":
-            shutil.rmtree(arguments[2])
-        fewer = FEW.get(f"{verb} {arguments[0]}", FEW.get(verb, ""))
-        result = invoke(verb, *arguments, *fewer.split())
-        assert result.exit_code == 0, f"{line}\n{result.output[-2000:]}"
-    assert (folder / "smol" / "model.safetensors").is_file() and (folder / "my-model" / "README.md").is_file()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        # The tail is made where its own page says so, before the card that attaches it.
+        for line in sorted(lines, key=lambda line: "attach" in line or " generate " in line):
+            for name, instead in SMALLER.items():
+                line = line.replace(name, instead)
+            _, verb, *arguments = shlex.split(line, comments=True)
+            if verb == "attach":
+                shutil.rmtree(arguments[2])
+            fewer = FEW.get(f"{verb} {arguments[0]}", FEW.get(verb, ""))
+            result = invoke(verb, *arguments, *fewer.split())
+            assert result.exit_code == 0, f"{line}\n{result.output[-2000:]}"
+    return folder
+
+
+def test_commands_run_in_the_order_of_their_page(made):
+    assert (made / "smol" / "model.safetensors").is_file() and (made / "my-model" / "README.md").is_file()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(language == "python" for language, _ in blocks(page))])
-def test_python_blocks_run(folder, monkeypatch, page):
+def test_python_blocks_run(request, monkeypatch, page):
     if page == "docs/SETTINGS.md":
         return  # goes on with what README.md loads: tests/test_readme.py
-    monkeypatch.chdir(folder)
-    if page == "docs/PRETRAINED.md" and not (folder / "smol").exists():
-        pytest.skip("needs what the commands of the page make")
+    blocks_of_page = "".join(block for _, block in blocks(page))
+    # Commands run once per process of tests, and only where a page needs what they make.
+    monkeypatch.chdir(request.getfixturevalue("made" if '"smol"' in blocks_of_page else "folder"))
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "checkpoints" / "tokmat-stories")
     inputs = tokenizer("Once", return_tensors="pt", return_token_type_ids=False)
     inputs["input_ids"] = inputs["input_ids"] % 300  # of the tiny model's vocabulary
