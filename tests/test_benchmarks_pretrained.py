@@ -51,6 +51,7 @@ def run(folder, name, *arguments):
     return printed
 
 
+@pytest.mark.slow  # processes of its own
 def test_spec_bench(folder):
     sizes = ("--per-category", "5", "--new-tokens", "12", "--threads", "1", "--keep-environment")
     given = ("--source", "source", "--model", "tail", "--spec-bench", "questions.jsonl", "--data", "texts.txt")
@@ -66,6 +67,7 @@ def test_spec_bench(folder):
         assert decoders["greedy"]["tokens_per_forward"] == decoders["greedy"]["accepted"] == 1
 
 
+@pytest.mark.slow  # processes of its own
 def test_tail_accuracy(folder):
     result = run(folder, "tail_accuracy", "tail", "own.jsonl", "--answers", "2")
     assert result["answers"] == 2 and len(result["rows"]) == 8
@@ -128,6 +130,7 @@ def test_train(folder):
     assert all(row["tokens_per_second"] > 0 and row["peak_memory_mb"] > 50 for row in (lora, tail))
 
 
+@pytest.mark.slow  # processes of its own
 def test_wide_pass(folder):
     result = run(
         folder, "wide_pass", "source", "--positions", "1,3", "--prefix", "5", "--repeats", "1", "--threads", "1"

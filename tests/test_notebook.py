@@ -35,6 +35,7 @@ def test_what_is_stored_is_of_one_run_and_tells_nothing_of_the_machine():
 
 
 @pytest.mark.timeout(900)  # less than a minute on an idle core
+@pytest.mark.slow  # processes of its own
 def test_the_tour_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))

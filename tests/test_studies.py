@@ -218,7 +218,12 @@ def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_te
 
 @pytest.mark.parametrize(
     "studies",
-    [list(STUDIES)[:5], list(STUDIES)[5:-4], ["look_ahead"], ["pretrained", "peers", "controls"]],
+    [
+        list(STUDIES)[:5],
+        pytest.param(list(STUDIES)[5:-4], marks=pytest.mark.slow),
+        pytest.param(["look_ahead"], marks=pytest.mark.slow),
+        ["pretrained", "peers", "controls"],
+    ],
     ids=["first", "second", "look_ahead", "pretrained"],
 )
 def test_all_studies_run(studies, tmp_path, story_texts, monkeypatch):
