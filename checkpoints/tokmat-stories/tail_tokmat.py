@@ -196,14 +196,19 @@ class Tail:
         # A single slot in lockstep is committed and gone: it is scored, and never fed.
         unseen = moved == 1 and self.lockstep and not self.settings.output_maturation
         inputs = predicted if unseen else self.vocabulary.as_inputs(predicted)
-        after = update_tail(self.before, inputs, eta, self.settings.direction_rate)
-        # Of norm R in both spaces, and in both: a slot is fed as the one and committed by the other.
-        shaken = self.settings.dynamics_noise > 0
-        noise = eta[:, None] * self.noise.of_dynamics(self.first, moved, self.steps) if shaken else 0
-        self.vectors = torch.cat([after + noise, rest], dim=1)
+        noise = None
+        if self.settings.dynamics_noise > 0:
+            noise = eta[:, None] * self.noise.of_dynamics(self.first, moved, self.steps)
+
+        def after(slots, target):
+            slots = update_tail(slots, target, eta, self.settings.direction_rate)
+            return slots if noise is None else slots + noise
+
+        # The same noise, in units of R, in both spaces: a slot is fed as the one and committed by the other.
+        self.vectors = torch.cat([after(self.before, inputs), rest], dim=1)
         if self._queries is not None:
-            queries = update_tail(self._queries[:, :moved], predicted, eta, self.settings.direction_rate)
-            self._queries = torch.cat([queries + noise, self._queries[:, moved:]], dim=1)
+            queries = after(self._queries[:, :moved], predicted)
+            self._queries = torch.cat([queries, self._queries[:, moved:]], dim=1)
         # One projection for all slots that this step may commit.
         self.logits = self.vocabulary.scores(self.queries[:, : self.candidates])
 

@@ -115,13 +115,9 @@ class Peer(Trainer):
 def study(lab: Lab) -> Finding:
     bench, lengths = Bench(lab), lab.budget.lengths[:-1]
     prompts = bench.prompts(bench.size.prompts, lengths[-1])
-    source, greedy = lab.load(Path(bench.source)), {"do_sample": False}
-    argmax = {"tail_length": 1, "alpha_max": 1.0}
-    plans = [("human", None, {}), ("greedy", source, greedy), (OURS, bench.load(bench.round(1)), argmax)]
-    plans += [(arm, worn(bench, arm), greedy) for arm in ARMS]
     rows, kept = [], {}
     texts = passages(lab.documents[1]["text"], bench.tokenizer, bench.size.held_out, bench.size.block, seed=1)
-    for name, model, settings in plans:
+    for name, model, settings in decoders(bench):
         for row in bench.measured(name, model, settings, prompts, lengths):
             rows.append(row)
             lab.say(f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte")
@@ -130,6 +126,16 @@ def study(lab: Lab) -> Finding:
                 nats = judge_nll(model, texts[:, :1], texts[:, 1:], batch_size=4)
             kept[name] = math.exp(float(nats.mean()))
     return concluded(lab, bench, rows, kept)
+
+
+def decoders(bench: Bench):
+    """(name, model or None for people, settings), one model at a time."""
+    greedy = {"do_sample": False}
+    yield "human", None, {}
+    yield "greedy", bench.lab.load(Path(bench.source)), greedy
+    yield OURS, bench.load(bench.round(1)), {"tail_length": 1, "alpha_max": 1.0}
+    for arm in ARMS:
+        yield arm, worn(bench, arm), greedy
 
 
 def worn(bench: Bench, arm: str):
