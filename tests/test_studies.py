@@ -220,9 +220,9 @@ def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_te
     "studies",
     [
         list(STUDIES)[:5],
-        pytest.param(list(STUDIES)[5:-4], marks=pytest.mark.slow),
+        pytest.param(list(STUDIES)[5:-6], marks=pytest.mark.slow),
         pytest.param(["look_ahead"], marks=pytest.mark.slow),
-        ["pretrained", "peers", "controls"],
+        ["pretrained", "peers", "unlikelihood", "paper", "controls"],
     ],
     ids=["first", "second", "look_ahead", "pretrained"],
 )
@@ -294,3 +294,10 @@ def test_a_folder_is_not_claimed_for_data_that_does_not_exist(tmp_path, story_fi
     (tmp_path / "file").write_text("")
     result = reproduce("repetition", "--output", tmp_path / "file")
     assert result.exit_code == 2 and "is a file" in result.output
+
+
+def test_a_pretrained_model_is_asked_some_studies_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = reproduce("drift", "--pretrained", "anything", "--output", "out")
+    assert result.exit_code == 2 and "STUDY is 'drift', but it must be among entropy, " in result.stderr
+    assert "where --pretrained is given" in result.stderr and not Path("out").exists()

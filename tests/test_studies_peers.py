@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from trainer.models import make_baseline
-from trainer.studies import peers, pretrained
+from trainer.own_text import load_own_text
+from trainer.studies import peers, pretrained, pretrained_lab, unlikelihood
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
+from trainer.studies.pretrained_lab import OPENING, PretrainedLab
 
 V, LENGTH = 7, 12
 
@@ -104,3 +106,52 @@ def test_an_arm_is_trained_once_and_differs_from_the_others(bench):
         written = saved.stat().st_mtime_ns
         assert torch.equal(peers.worn(bench, arm)(ids).logits, found[arm]) and saved.stat().st_mtime_ns == written
     assert len({float(logits.detach().sum()) for logits in found.values()}) == 3
+
+
+def test_rounds_of_unlikelihood_learn_from_what_the_round_before_writes(bench, monkeypatch):
+    monkeypatch.setitem(unlikelihood.LONGER, "small", (1, 2))
+    taught, trained = [], peers.Peer
+
+    class Watched(trained):
+        def __init__(self, *args, train_dataset, **kwargs):
+            taught.append(train_dataset)
+            super().__init__(*args, train_dataset=train_dataset, **kwargs)
+
+    monkeypatch.setattr(peers, "Peer", Watched)
+    folder = unlikelihood.taught_round(bench, 2)
+    assert [len(rows) for rows in taught] == [8, 4]  # a batch of 4 and of 2, two steps each
+    assert [{len(ids) for ids in rows["input_ids"]} for rows in taught] == [{48}, {96}]
+    assert [sorted(rows["period"]) for rows in taught] == [[-1] * 4 + [0] * 4, [-1] * 2 + [0] * 2]
+    own = load_own_text(bench.lab.path("own-unlikelihood-1.jsonl"))
+    first = peers.merged(bench, bench.lab.path("peer-sequence-unlikelihood"))
+    prompt, answer = (torch.tensor([own[0][name]]) for name in ("prompt_ids", "answer_ids"))
+    written = first.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=80,
+                             suppress_tokens=[bench.tokenizer.eos_token_id])  # fmt: skip
+    assert torch.equal(written[:, prompt.shape[1] :], answer)
+    ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
+    models = [peers.merged(bench), first, peers.merged(bench, folder)]
+    assert len({float(model(ids).logits.detach().sum()) for model in models}) == 3
+    assert unlikelihood.taught_round(bench, 2) == folder and len(taught) == 2  # what is there is not trained again
+
+
+def test_the_papers_recipe_starts_from_the_source_on_a_sphere(bench, monkeypatch):
+    monkeypatch.setitem(
+        pretrained_lab.SIZES, "small", pretrained_lab.Size(steps=2, batch=2, block=48, prompts=3, continuations=2)
+    )
+    made = PretrainedLab.of(bench.lab)
+    assert made.identity() == bench.lab.identity() and PretrainedLab.of(made) is made
+    model = made.load_tokmat(made.tokmat())
+    config = model.config
+    assert (config.geometry, config.negatives, config.num_negatives, config.maturation) == (
+        "sphere", "uniform", 256, "simulated"
+    )  # fmt: skip
+    assert (config.regression_weight, config.contrastive_weight, config.logit_scale) == (1.0, 1.0, 20.0)
+    assert config.context_negatives == 0 and not config.freeze_embeddings
+    before = made.load_tokmat(made.start()).token_embeddings()
+    source = made.load(made.baseline()).get_input_embeddings().weight
+    cosines = torch.nn.functional.cosine_similarity(before, source, dim=-1)[source.any(dim=-1)]  # padding has no row
+    assert len(cosines) >= len(source) - 1 and torch.allclose(cosines, torch.ones(len(cosines)), atol=1e-5)
+    assert not torch.equal(model.token_embeddings(), before)
+    prompts = made.prompts(20)
+    assert prompts.ids.shape == (3, 16) and prompts.human.shape == (3, 20)
+    assert OPENING.endswith(made.tokenizer.decode(prompts.ids[0]))

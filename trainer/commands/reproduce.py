@@ -16,6 +16,7 @@ from ..checkpoints import check_folder
 from ..studies import STUDIES, require_packages
 from ..studies.findings import claim_folder, is_done, print_findings, save, write_index
 from ..studies.lab import BUDGETS, Lab
+from ..studies.pretrained_lab import ASKED, PretrainedLab
 
 
 @dataclass
@@ -31,8 +32,10 @@ class ReproduceArguments:
     )
     held_out: list[str] | None = argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
     dialogue: str | None = argument("text of dialogues, for the study of structured text", metavar="SOURCE")
-    pretrained: str | None = argument("the pretrained study's model (default: the baseline)", metavar="MODEL")
-    judged_by: str | None = argument("that study's judge (default: the lab's)", metavar="MODEL")
+    pretrained: str | None = argument(
+        f"ask a pretrained model instead, in the studies {', '.join(ASKED)}", metavar="MODEL"
+    )
+    judged_by: str | None = argument("the judge of its texts (default: the lab's)", metavar="MODEL")
     output: str = argument("folder for models and findings; what is finished there is not done again", "runs/studies")
 
 
@@ -45,16 +48,18 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("studies", nargs="*", metavar="STUDY", help="which studies; default: all")
     values = parser.parse(arguments)
-    names = values["studies"] or list(STUDIES)
-    unknown = [name for name in names if name not in STUDIES]
+    possible = [name for name in STUDIES if name in ASKED or values["pretrained"] is None]
+    names = values["studies"] or possible
+    unknown = [name for name in names if name not in possible]
     if unknown:
-        raise ValueError(f"STUDY is {unknown[0]!r}, but it must be among {', '.join(STUDIES)}")
+        where = "" if len(possible) == len(STUDIES) else " where --pretrained is given"
+        raise ValueError(f"STUDY is {unknown[0]!r}, but it must be among {', '.join(possible)}{where}")
     if values["budget"] not in BUDGETS:
         raise ValueError(f"`budget` is {values['budget']!r}, but it must be among {', '.join(BUDGETS)}")
     folder, console = Path(values["output"]), Console(stderr=True, soft_wrap=not sys.stderr.isatty())
     require_packages([name for name in names if not is_done(folder / name)])
     os.environ.setdefault("MPLBACKEND", "Agg")
-    lab = Lab(
+    lab = (Lab if values["pretrained"] is None else PretrainedLab)(
         folder,
         BUDGETS[values["budget"]],
         _one_or_all(values["data"]),

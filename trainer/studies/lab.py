@@ -107,7 +107,8 @@ class Lab:
         judged_by: str | None = None,
         say=print,
     ):
-        self.folder, self.budget, self.data, self.held_out, self.dialogue = folder, budget, data, held_out, dialogue
+        self.folder, self.data, self.held_out, self.dialogue = folder, data, held_out, dialogue
+        self.budget = self.of_budget = budget
         self.pretrained, self.judged_by, self.say = pretrained, judged_by, say
         self.device = machine_device()
 
@@ -294,7 +295,8 @@ class Lab:
 
     def identity(self) -> dict:
         """What must not change between runs that share a folder."""
-        found = {"budget": json.loads(json.dumps(asdict(self.budget))), "data": self.data, "held_out": self.held_out}
+        budget = json.loads(json.dumps(asdict(self.of_budget)))
+        found = {"budget": budget, "data": self.data, "held_out": self.held_out}
         return found | {name: getattr(self, name) for name in ("pretrained", "judged_by") if getattr(self, name)}
 
 

@@ -13,6 +13,7 @@ them where an arm has rows of its own:
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,7 +31,8 @@ from .pretrained import MEASURES, Bench, adapted, train
 from .repetition import tables
 
 OURS = "argmax, round 1"
-ARMS = ("fine-tuning", "token unlikelihood", "sequence unlikelihood", "DITTO")
+SEQUENCE = "sequence unlikelihood"
+ARMS = ("fine-tuning", "token unlikelihood", SEQUENCE, "DITTO")
 NGRAM = 4  # of sequence unlikelihood
 DECAY = 0.5  # of DITTO, from one repetition to the next
 OWN = -1  # the period of a row that the model wrote; 0 of people's text, else the tokens of the repeated sentence
@@ -140,24 +142,43 @@ def decoders(bench: Bench):
 
 def worn(bench: Bench, arm: str):
     """The source with an arm's adapters merged into it, trained unless they are there."""
-    folder = bench.lab.path(f"peer-{arm.replace(' ', '-')}")
+    return merged(bench, taught(bench, f"peer-{arm.replace(' ', '-')}", arm, lambda: rows_of(bench, arm)))
+
+
+def merged(bench: Bench, *folders: Path):
+    """The source with adapters merged into it, if any."""
+    model = bench.lab.load(Path(bench.source))
+    for folder in folders:
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
+    return model
+
+
+def taught(bench: Bench, name: str, arm: str, rows: Callable, before: Path | None = None, **schedule) -> Path:
+    """The folder of an arm's adapters, fresh ones or those of `before`, trained on `rows()` unless they are there."""
+    folder = bench.lab.path(name)
     if not (folder / "adapter_model.safetensors").is_file():
-        bench.lab.say(f"{arm}: {bench.size.steps} steps")
-        args = TrainingArguments(**bench.schedule(folder.with_name(f"{folder.name}.training"), seed=1))
+        data = rows()
+        bench.lab.say(f"{name}: {bench.size.steps} steps")
+        schedule = {"seed": 1} | schedule
+        args = TrainingArguments(**bench.schedule(folder.with_name(f"{folder.name}.training"), **schedule))
         args.remove_unused_columns = False
         source = bench.lab.load(Path(bench.source))
-        adapters = adapted(source, f"{source.base_model_prefix}.")
-        trainer = Peer(adapters, args, train_dataset=rows_of(bench, arm), data_collator=default_data_collator)
+        adapters = (
+            adapted(source, f"{source.base_model_prefix}.")
+            if before is None
+            else PeftModel.from_pretrained(source, before, is_trainable=True)
+        )
+        trainer = Peer(adapters, args, train_dataset=data, data_collator=default_data_collator)
         trainer.arm = arm
         train(trainer, folder)
-    return PeftModel.from_pretrained(bench.lab.load(Path(bench.source)), folder).merge_and_unload().eval()
+    return folder
 
 
 def rows_of(bench: Bench, arm: str) -> Dataset:
     """Rows of a block of tokens: people's text, half of it, or all, and what the arm is taught on."""
     size, count = bench.size, bench.size.steps * bench.size.batch
     texts = bench.lab.documents[0]["text"]
-    special = count // 2 if arm in ("sequence unlikelihood", "DITTO") else 0
+    special = count // 2 if arm in (SEQUENCE, "DITTO") else 0
     people = passages(texts, bench.tokenizer, count - special, size.block, seed=300).tolist()
     rows = [{"input_ids": ids, "period": 0} for ids in people]
     if special and arm == "DITTO":
@@ -166,10 +187,15 @@ def rows_of(bench: Bench, arm: str) -> Dataset:
             again = sentence * math.ceil(size.block / len(sentence))
             rows.append({"input_ids": again[: size.block], "period": len(sentence)})
     elif special:
-        own = load_own_text(bench.own_text(0, None))
-        chosen = [own[place % len(own)] for place in range(special)]
-        rows += [{"input_ids": row["prompt_ids"] + row["answer_ids"], "period": OWN} for row in chosen]
+        rows += own_rows(bench.own_text(0, None), special)
     return Dataset.from_list(rows)
+
+
+def own_rows(path: Path, count: int) -> list[dict]:
+    """So many rows of an own text, from its beginning, and from there again where it has fewer."""
+    own = load_own_text(path)
+    chosen = [own[place % len(own)] for place in range(count)]
+    return [{"input_ids": row["prompt_ids"] + row["answer_ids"], "period": OWN} for row in chosen]
 
 
 def sentence_end(tokenizer, ids: list[int], most: int) -> int:

@@ -153,38 +153,28 @@ class Bench:
         train(trainer, folder)
         return folder
 
-    def schedule(self, work: Path, seed: int) -> dict[str, Any]:
-        """Arguments of a training of a round's length."""
-        return {
-            "output_dir": str(work),
-            "max_steps": self.size.steps,
-            "learning_rate": RATE,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": self.size.steps // 10,
-            "per_device_train_batch_size": self.size.batch,
-            "save_steps": 20,
-            "save_total_limit": 1,
-            "logging_steps": 5,
-            "seed": seed,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": self.lab.device.type == "cpu",
-        }
+    def schedule(self, work: Path, seed: int, longer: int = 1) -> dict[str, Any]:
+        """Arguments of a training of a round's length, on fewer rows a step that are so many times as long."""
+        batch = self.size.batch if longer == 1 else max(self.size.batch // longer, 2)
+        return schedule(work, self.size.steps, batch, RATE, seed, self.lab.device)
 
     def own_text(self, number: int, adapter: Path | None) -> Path:
         """What the model writes after so many rounds; batches that are there are not written again."""
         path, size = self.lab.path(f"own-{number}.jsonl"), self.size
         count = size.steps * size.batch - size.peoples
         count = count if number < 2 else math.ceil(count / 2)  # the others are of the round before
-        texts = self.lab.documents[0]["text"]
-        starts = passages(texts, self.tokenizer, count, PROMPT_TOKENS, seed=100 + number).tolist()
-        batches = [[Prompt(ids, "text") for ids in starts[first : first + 80]] for first in range(0, count, 80)]
-        settings = {"max_new_tokens": size.block - PROMPT_TOKENS, "stop_loops": False, "may_end": False}
         rows = sum(1 for _ in path.open()) if path.exists() else 0
         if rows < count:
             self.lab.say(f"writing {count} texts after {number} rounds")
-            write_own_text(self.load(adapter), self.tokenizer, batches, path, settings)
+            self.write_endless(self.load(adapter), path, count, size.block, seed=100 + number)
         return path
+
+    def write_endless(self, model, path: Path, count: int, tokens: int, seed: int) -> None:
+        """Greedy text without an end, `tokens` of it with its beginning; batches that are there are kept."""
+        starts = passages(self.lab.documents[0]["text"], self.tokenizer, count, PROMPT_TOKENS, seed=seed).tolist()
+        batches = [[Prompt(ids, "text") for ids in starts[first : first + 80]] for first in range(0, count, 80)]
+        settings = {"max_new_tokens": tokens - PROMPT_TOKENS, "stop_loops": False, "may_end": False}
+        write_own_text(model, self.tokenizer, batches, path, settings)
 
     def rows(self, own: list[Path], seed: int) -> Dataset:
         """Rows of own text, the newest file's first, and of people's text."""
@@ -218,7 +208,7 @@ class Bench:
         for nats in (1.5, 3.0) if most else ():
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
 
-    def measured(self, name, model, settings, prompts: Prompts, lengths) -> list[dict]:
+    def measured(self, name, model, settings, prompts: Prompts, lengths, measures=MEASURES) -> list[dict]:
         """A row per length of one decoder's text; kept, so that a study that was killed goes on behind it."""
         path = self.lab.path("written") / f"{name.replace(' ', '-').replace(',', '')}-{lengths[-1]}.json"
         if path.exists():
@@ -234,7 +224,7 @@ class Bench:
             some = written[:, :length]
             row = {"new_tokens": length, "prompts": len(some), "decoder": name}
             found = per_prompt([some], prompts) | {"bits": bits[:, place]}
-            for measure in (*MEASURES, "bits"):
+            for measure in (*measures, "bits"):
                 row |= with_ends(measure, interval(found[measure]))
             rows.append(row)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -281,13 +271,41 @@ def adapted(model, prefix: str):
     return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=chosen))
 
 
-def train(trainer, folder: Path) -> None:
-    """Train adapters into `folder`, on from where a killed run was; the log lies beside it."""
+def schedule(work: Path, steps: int, batch: int, rate: float, seed: int, device: torch.device) -> dict[str, Any]:
+    """Arguments of a training of a pretrained model, which goes on from `work` where it was killed."""
+    return {
+        "output_dir": str(work),
+        "max_steps": steps,
+        "learning_rate": rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": steps // 10,
+        "per_device_train_batch_size": batch,
+        "save_steps": 20,
+        "save_total_limit": 1,
+        "logging_steps": 5,
+        "seed": seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": device.type == "cpu",
+    }
+
+
+def train(trainer, folder: Path, *others) -> None:
+    """Train what a trainer holds into `folder`, on from where a killed run was; the log lies beside it.
+
+    Args:
+        others: what is saved there as well, a tokenizer.
+    """
     work = Path(trainer.args.output_dir)
     log = open(folder.with_name(f"{folder.name}.log"), "a", encoding="utf-8")
     with log, contextlib.redirect_stdout(log), torch.enable_grad():
         trainer.train(resume_from_checkpoint=get_last_checkpoint(work) if work.is_dir() else None)
-    save_whole(trainer.model.save_pretrained, folder)
+
+    def save(temporary):
+        for part in (trainer.model, *others):
+            part.save_pretrained(temporary)
+
+    save_whole(save, folder)
     shutil.rmtree(work)
 
 
@@ -322,10 +340,10 @@ def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: dict[str, fl
     )
 
 
-def judged(rows: list[dict]) -> tuple[str, list[bool]]:
-    """What rows of one length say, and which parts of the target are reached: repetition, then the judge."""
+def judged(rows: list[dict], name: str = TUNED) -> tuple[str, list[bool]]:
+    """What rows of one length say of a decoder, and which parts of the target it reaches: repetition, the judge."""
     by_name = {row["decoder"]: row for row in rows}
-    human, tuned = by_name["human"], by_name[TUNED]
+    human, tuned = by_name["human"], by_name[name]
     repeats = all(tuned[name] <= human[f"{name}_high"] for name in ("rep_2", "rep_3", "loop"))
     repeats = repeats and tuned["dist_2"] >= human["dist_2_low"]
     rivals = [row for row in rows if row["decoder"].startswith("penalty")]
@@ -340,14 +358,15 @@ def judged(rows: list[dict]) -> tuple[str, list[bool]]:
     return text, [repeats, tuned["bits"] <= rival["bits"]]
 
 
-def draw(rows: list[dict], lengths):
-    figure, axes = plt.subplots(1, len(lengths), figsize=(4.2 * len(lengths) + 2, 4.2), layout="constrained")
+def draw(rows: list[dict], lengths, tuned: str = TUNED):
+    size = (4.2 * len(lengths) + 2, 4.2)
+    figure, (axes,) = plt.subplots(1, len(lengths), figsize=size, layout="constrained", squeeze=False)
     names = list(dict.fromkeys(row["decoder"] for row in rows))
     for axis, length in zip(axes, lengths):
         for row in (row for row in rows if row["new_tokens"] == length):
             place = names.index(row["decoder"])
             ends = [[[abs(row[name] - row[f"{name}_{end}"])] for end in ("low", "high")] for name in ("bits", "rep_2")]
-            color = {"human": "black", TUNED: "tab:green"}.get(row["decoder"], plt.get_cmap("Blues")(0.3 + place / 20))
+            color = {"human": "black", tuned: "tab:green"}.get(row["decoder"], plt.get_cmap("Blues")(0.3 + place / 20))
             axis.errorbar(row["rep_2"], row["bits"], *ends, color=color, marker="osD^vP*X<>p"[place % 11],
                           elinewidth=0.7, linestyle="none", label=row["decoder"])  # fmt: skip
         axis.set(xlabel="Rep-2", title=f"{length} new tokens")
