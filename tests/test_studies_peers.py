@@ -8,7 +8,7 @@ import torch
 
 from trainer.models import make_baseline
 from trainer.own_text import load_own_text
-from trainer.studies import peers, pretrained, pretrained_lab, unlikelihood
+from trainer.studies import likeness, peers, pretrained, pretrained_lab, unlikelihood
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
 from trainer.studies.pretrained_lab import OPENING, PretrainedLab
@@ -132,6 +132,26 @@ def test_rounds_of_unlikelihood_learn_from_what_the_round_before_writes(bench, m
     models = [peers.merged(bench), first, peers.merged(bench, folder)]
     assert len({float(model(ids).logits.detach().sum()) for model in models}) == 3
     assert unlikelihood.taught_round(bench, 2) == folder and len(taught) == 2  # what is there is not trained again
+
+
+def test_mauve_compares_every_decoder_with_people(bench, tmp_path, monkeypatch):
+    monkeypatch.setitem(unlikelihood.LONGER, "small", (1,))
+    monkeypatch.setattr(likeness, "NEW_TOKENS", 8)
+    texts = str(tmp_path / "texts.txt")
+    made = Lab(bench.lab.folder, SMALL, texts, texts, pretrained=bench.source, judged_by=bench.source, say=str)
+    rows = likeness.study(made).rows
+    assert [row["decoder"] for row in rows] == [
+        "human", "argmax, unlikelihood, round 1", "greedy", "penalty 1.1", "penalty 1.2", *unlikelihood.SAMPLING
+    ]  # fmt: skip
+    for row in rows:
+        assert row["texts"] == 20 and 0 < row["mauve_low"] <= row["mauve"] <= row["mauve_high"] <= 1
+    prompts = Bench(made).prompts(20, 8)
+    found = likeness.features(Bench(made), prompts, prompts.human)
+    whole = bench.tokenizer(bench.tokenizer.decode([*prompts.ids[3], *prompts.human[3]]), return_tensors="pt")
+    states = made.load(bench.source)(whole["input_ids"], output_hidden_states=True).hidden_states[-1]
+    assert torch.allclose(torch.from_numpy(found[3]), states[0, -1].detach(), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(likeness, "write", lambda *args, **kwargs: pytest.fail("written again"))
+    assert likeness.study(made).rows == rows
 
 
 def test_the_papers_recipe_starts_from_the_source_on_a_sphere(bench, monkeypatch):

@@ -18,12 +18,13 @@ STUDIES = {
     "pretrained": "a pretrained model under argmax, before and after it unlearns its phrases",
     "peers": "what unlikelihood training and DITTO do to a pretrained model on the same budget",
     "unlikelihood": "sequence unlikelihood in rounds on a pretrained model, beside every way to decode it",
+    "likeness": "MAUVE of what a pretrained model writes, decoder by decoder",
     "paper": "the paper's table of repetition, its recipe trained from a pretrained model's weights",
     "controls": "what noise, smoothing and slower turning do to a pretrained model's text, dose by dose",
 }
 # What a study needs beyond the package's own dependencies; the extra "eval" has all of it.
 PICTURES = "matplotlib"  # every study draws one
-NEEDS = {"tail_length": "nltk"}
+NEEDS = {"tail_length": "nltk", "likeness": "mauve"}
 
 
 def require_packages(names: list[str]) -> None:

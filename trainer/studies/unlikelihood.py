@@ -31,7 +31,7 @@ SAMPLING = {
 
 def study(lab: Lab) -> Finding:
     bench, rows = Bench(lab), []
-    rounds = [taught_round(bench, number) for number in range(1, len(LONGER[lab.budget.name]) + 1)]
+    rounds = trained_rounds(bench)
     lengths = lab.budget.lengths
     for count, some in ((bench.size.prompts, lengths[:-1]), (bench.size.long_prompts, lengths[-1:])):
         prompts = bench.prompts(count, some[-1])
@@ -46,6 +46,11 @@ def study(lab: Lab) -> Finding:
 
 def named(number: int) -> str:
     return f"argmax, unlikelihood, round {number}"
+
+
+def trained_rounds(bench: Bench) -> list[Path]:
+    """The adapters after every round."""
+    return [taught_round(bench, number) for number in range(1, len(LONGER[bench.lab.budget.name]) + 1)]
 
 
 def taught_round(bench: Bench, number: int) -> Path:
