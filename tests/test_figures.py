@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
@@ -26,36 +27,36 @@ def script(name):
 figures = script("figures")
 
 
-@pytest.mark.parametrize("path", figures.documents(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", tables.documents(), ids=lambda path: path.name)
 def test_documents_hold_what_the_result_files_say(path):
     text = path.read_text(encoding="utf-8")
-    assert figures.rewritten(text) == text, "run `make figures`"
+    assert tables.rewritten(text) == text, "run `make figures`"
 
 
 def test_a_changed_figure_is_found_and_mended():
     text = (ROOT / "docs" / "SPEED.md").read_text(encoding="utf-8")
     changed = text.replace("| 27.4 |", "| 17.4 |")
-    assert changed != text and figures.rewritten(changed) == text
+    assert changed != text and tables.rewritten(changed) == text
 
 
 def test_a_changed_result_changes_the_table(monkeypatch):
     result = json.loads((ROOT / "docs" / "results" / "train.json").read_text(encoding="utf-8"))
     result["variants"][0]["seconds_per_step"] = 9.125
-    before = figures.block("train")
+    before = tables.block("train")
     monkeypatch.setattr(figures, "load", lambda name: result)
-    after = figures.block("train")
+    after = tables.block("train")
     assert "| 1.748 |" in before and before.replace("| 1.748 |", "| 9.125 |") == after
 
 
 def test_every_number_of_a_table_is_in_its_result_file():
     """Without the code that formats them: each number is one of the file's, rounded."""
     for name in ("decode", "train", "lm-eval", "look-ahead", "repetition"):
-        _, sources = figures.TABLES[name]
+        _, sources = tables.TABLES[name]
         texts = [(ROOT / "docs" / "results" / f"{source}.json").read_text(encoding="utf-8") for source in sources]
         if sources == ("studies",):
             texts = [(ROOT / "docs" / "studies" / name / "results.csv").read_text(encoding="utf-8")]
         known = [float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", " ".join(texts))]
-        lines = [line for line in figures.block(name).splitlines() if line.startswith("|")][2:]
+        lines = [line for line in tables.block(name).splitlines() if line.startswith("|")][2:]
         cells = [cell for line in lines for cell in line.split("|")[2:-1]]
         shown = re.findall(r"\d+(?:\.\d+)?", " ".join(cells))
         assert len(shown) > 10
@@ -75,13 +76,13 @@ def test_every_number_of_a_table_is_in_its_result_file():
 )
 def test_broken_markers_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        figures.rewritten(text)
+        tables.rewritten(text)
 
 
 def test_every_table_is_shown_and_every_result_file_is_used():
-    shown = {name for path in figures.documents() for _, name, _ in figures.BLOCK.findall(path.read_text())}
-    assert shown == set(figures.TABLES)
-    assert {path.stem for path in RESULTS} == {source for _, sources in figures.TABLES.values() for source in sources}
+    shown = {name for path in tables.documents() for _, name, _ in tables.BLOCK.findall(path.read_text())}
+    assert shown == set(tables.TABLES)
+    assert {path.stem for path in RESULTS} == {source for _, sources in tables.TABLES.values() for source in sources}
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

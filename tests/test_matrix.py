@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tables import block
 from test_figures import figures, script
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,6 @@ def test_rows_count_what_the_tests_say_and_others_stay(matrix, tmp_path, monkeyp
         ("3.10", "oldest", crash), ("3.11", "oldest", None), ("3.11", "newest", None), ("3.12", "oldest", missing)
     ]  # fmt: skip
     monkeypatch.setattr(figures, "load", lambda name: found)
-    table = figures.block("versions")
+    table = block("versions")
     assert "| 3.11 | oldest | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 | 1 | 1 | 1 |" in table
     assert "| 3.12 | oldest |  |  |  |  |  |  | not run |  |  |" in table

@@ -1,0 +1,157 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The tables of pretrained models; `figures.py` writes them."""
+
+from tables import load, study, table, with_interval
+
+
+def spec_bench(name: str) -> list[list[str]]:
+    """tokens per forward and speed over greedy of each decoder, by kind of prompt."""
+    groups = load(name)["groups"]
+    decoders = [decoder for decoder in groups["all"] if decoder not in ("greedy", "K = 1")]
+    rows = [["prompts", "number", *(f"{decoder}: tokens/forward, x greedy, same text" for decoder in decoders)]]
+    for kind, found in groups.items():
+        cells = []
+        for decoder in decoders:
+            row = found[decoder]
+            cells.append(f"{row['tokens_per_forward']:.2f}, {row['speed']:.2f}, {row['same_text']}/{row['prompts']}")
+        rows.append([kind, str(found["greedy"]["prompts"]), *cells])
+    return rows
+
+
+@table("spec-bench-fp32", "spec-bench-fp32")
+def spec_bench_fp32():
+    return spec_bench("spec-bench-fp32")
+
+
+@table("spec-bench-bf16", "spec-bench-bf16")
+def spec_bench_bf16():
+    return spec_bench("spec-bench-bf16")
+
+
+@table("tail-accuracy", "tail-accuracy")
+def tail_accuracy():
+    found = load("tail-accuracy")["rows"]
+    slots = range(2, len(found[0]["accuracy"]) + 2)
+    rows = [["slots hold", "read", *(f"slot {slot}" for slot in slots), "tokens per forward"]]
+    for row in found:
+        shares = [f"{share:.3f}" for share in row["accuracy"]]
+        rows.append([row["slots"], row["read"], *shares, f"{row['tokens_per_forward']:.2f}"])
+    return rows
+
+
+UNLEARNT = {
+    "human": "people",
+    "argmax, phrases unlearned": "**argmax, phrases unlearned**",
+    "greedy": "SmolLM2, greedy",
+}
+
+
+def unlearnt(new_tokens: str) -> list[list[str]]:
+    measures = {"dist_2": "Dist-2", "rep_2": "Rep-2", "rep_3": "Rep-3", "loop": "Loop", "bits": "bits per byte"}
+    rows, ends = [["", *measures.values()]], ("", "_low", "_high")
+    for row in study("pretrained", "studies-135m"):
+        if row["new_tokens"] == new_tokens:
+            cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in measures]
+            name = row["decoder"]
+            taught = name if name.startswith("argmax") else f"SmolLM2, {name}"
+            rows.append([UNLEARNT.get(name, taught), *cells])
+    return rows
+
+
+@table("unlearnt-50", "studies-135m")
+def unlearnt_at_50():
+    return unlearnt("50")
+
+
+@table("unlearnt-200", "studies-135m")
+def unlearnt_at_200():
+    return unlearnt("200")
+
+
+@table("unlearnt-1000", "studies-135m")
+def unlearnt_at_1000():
+    return unlearnt("1000")
+
+
+@table("functions", "functions")
+def functions():
+    found = load("functions")
+    rows = [["", "passed", "pass@1", "Rep-3 of what it wrote"]]
+    for row in found["rows"]:
+        share = row["passed"] / found["problems"]
+        rows.append([row["model"], f"{row['passed']} of {found['problems']}", f"{share:.3f}", f"{row['rep_3']:.3f}"])
+    return rows
+
+
+@table("peers", "studies-135m")
+def peers():
+    """What others teach SmolLM2 in the steps of one round: repetition and bits at both lengths, what it forgets."""
+    found = study("peers", "studies-135m")
+    kept = {row["decoder"].removeprefix("held-out text, "): float(row["perplexity"] or "nan") for row in found}
+    columns = {"rep_2": "Rep-2", "rep_3": "Rep-3", "bits": "bits per byte"}
+    lengths = sorted({row["new_tokens"] for row in found if row["new_tokens"]}, key=int)
+    rows = [["", *(f"{title}, {length}" for length in lengths for title in columns.values()), "perplexity"]]
+    for name in dict.fromkeys(row["decoder"] for row in found if row["new_tokens"]):
+        by_length = {row["new_tokens"]: row for row in found if row["decoder"] == name}
+        cells = [f"{float(by_length[length][measure]):.3f}" for length in lengths for measure in columns]
+        cells.append("" if name == "human" else f"{kept[name] / kept['greedy']:.3f}")
+        rows.append([{"human": "people", "greedy": "SmolLM2, greedy"}.get(name, name), *cells])
+    return rows
+
+
+@table("controls", "studies-135m")
+def controls():
+    """Doses of each control, and what they do to SmolLM2's text at K = 1."""
+    columns = {"rep_2": "Rep-2", "bits": "bits per byte", "changed": "tokens changed"}
+    rows, ends = [["control", "dose", *columns.values()]], ("", "_low", "_high")
+    for row in study("controls", "studies-135m"):
+        cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in columns]
+        rows.append([row["control"].replace("human", "people"), f"{float(row['dose']):g}", *cells])
+    return rows
+
+
+@table("convert", "convert")
+def convert():
+    found = load("convert")
+    rows = [["", "processor seconds", "peak MB", f"x {found['weights_mb']:.0f} MB of weights"]]
+    for name, title in (("import", "importing what the command imports"), ("convert", "`tokmat convert`, all of it")):
+        row = found[name]
+        rows.append([title, f"{row['cpu_seconds']:.1f}", f"{row['peak_memory_mb']:.0f}", f"{row['memory_ratio']:.2f}"])
+    return rows
+
+
+@table("train-tail", "train-tail")
+def train_tail():
+    names = {"lora": "LoRA, PEFT and transformers' Trainer", "tail": "`--train tail`"}
+    rows = [["", "ms per token", "x time", "peak MB", "x memory"]]
+    for row in load("train-tail")["variants"]:
+        cells = [f"{1000 / row['tokens_per_second']:.2f}", f"{1 / row['speed_ratio']:.2f}"]
+        cells += [f"{row['peak_memory_mb']:.0f}", f"{row['memory_ratio']:.2f}"]
+        rows.append([names[row["variant"]], *cells])
+    return rows
+
+
+@table("wide-pass", "wide-pass", "wide-pass-int8")
+def wide_pass():
+    found = load("wide-pass")
+    measured = found["rows"] + [row for row in load("wide-pass-int8")["rows"] if row["kernel"] == "int8"]
+    rows = [["", "computed", "1 position, ms", *(f"{positions}" for positions in found["positions"][1:])]]
+    for of in ("linear layers", "whole model"):
+        for row in (row for row in measured if row["of"] == of):
+            rows.append([of, row["kernel"], *(f"{time:.0f}" for time in row["milliseconds"])])
+    return rows
+
+
+@table("tail-ablations", "tail-ablations")
+def tail_ablations():
+    found = load("tail-ablations")["rows"]
+    slots = range(2, len(found[0]["carried"]["accuracy"]) + 2)
+    rows = [["", *(f"slot {slot}" for slot in slots), "tokens per forward", "where nothing loops"]]
+    rows[0] += ["fresh embryos at every step", "parameters", "ms per token", "peak MB"]
+    for row in found:
+        held = row["fresh" if row["name"] == "fresh embryos" else "carried"]
+        cells = [*(f"{share:.3f}" for share in held["accuracy"]), f"{row['carried']['tokens_per_forward']:.2f}"]
+        cells += [f"{row['carried']['without_loops']:.2f}", f"{row['fresh']['tokens_per_forward']:.2f}"]
+        cells += [f"{row['parameters']:,}", f"{row['cpu_ms_per_token']:.2f}", f"{row['peak_memory_mb']:.0f}"]
+        rows.append([row["name"], *cells])
+    return rows
