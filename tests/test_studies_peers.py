@@ -8,7 +8,7 @@ import torch
 
 from trainer.models import make_baseline
 from trainer.own_text import load_own_text
-from trainer.studies import likeness, peers, pretrained, pretrained_lab, unlikelihood
+from trainer.studies import likeness, peers, pretrained, pretrained_lab, structured, unlikelihood
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
 from trainer.studies.pretrained_lab import OPENING, PretrainedLab
@@ -172,6 +172,9 @@ def test_the_papers_recipe_starts_from_the_source_on_a_sphere(bench, monkeypatch
     cosines = torch.nn.functional.cosine_similarity(before, source, dim=-1)[source.any(dim=-1)]  # padding has no row
     assert len(cosines) >= len(source) - 1 and torch.allclose(cosines, torch.ones(len(cosines)), atol=1e-5)
     assert not torch.equal(model.token_embeddings(), before)
+    arithmetic, found, sample = structured.measure_domain(made, "arithmetic", structured.sums(80), 3)
+    assert [row["text"] for row in arithmetic] == ["TokMat", "greedy", "human", "sampling"] and sample
+    assert arithmetic[2]["correct"] == 1 and set(found) == {"TokMat", "sampling"}
     prompts = made.prompts(20)
     assert prompts.ids.shape == (3, 16) and prompts.human.shape == (3, 20)
     assert OPENING.endswith(made.tokenizer.decode(prompts.ids[0]))

@@ -161,7 +161,11 @@ class Lab:
             for text in documents["text"]
             if len(self.tokenizer(text, verbose=False)["input_ids"]) + 1 >= prompt_tokens + new_tokens
         ]
-        return held_out_prompts({"text": enough}, self.tokenizer, min(count, len(enough)), prompt_tokens, new_tokens)
+        return self.beginnings(enough, self.tokenizer, min(count, len(enough)), prompt_tokens, new_tokens)
+
+    def beginnings(self, texts: list[str], tokenizer, count: int, prompt_tokens: int, new_tokens: int) -> Prompts:
+        """Beginnings of `count` of these texts, drawn."""
+        return held_out_prompts({"text": texts}, tokenizer, count, prompt_tokens, new_tokens)
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -247,6 +251,17 @@ class Lab:
         """The baseline with as many steps more as TokMat models get: what they are to be compared with."""
         steps = self.budget.base_steps + self.budget.look_ahead_steps
         return self.fit("ar-longer", steps, 6e-4, objective="ar", model=str(self.baseline()))
+
+    def domain_models(self, name: str, train: Path) -> tuple[Path, Path]:
+        """A baseline of a domain's text, with a tokenizer of its own, and a TokMat model made of it in a third of its
+        steps."""
+        budget = self.budget
+        given: dict[str, Any] = {"data": str(train), "validation_fraction": 0.0}
+        new: dict[str, Any] = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
+        baseline = self.fit(f"{name}-ar", budget.domain_steps, 2e-3, **new, **given)
+        converted: dict[str, Any] = {"model": str(self.converted(f"{name}-start", baseline)), "look_ahead": True}
+        converted |= {"context_negatives": CONTEXT_NEGATIVES}
+        return baseline, self.fit(f"{name}-tokmat", max(1, budget.domain_steps // 3), 6e-4, **converted, **given)
 
     def load(self, path: Path):
         model = load_model(str(path), dtype=torch.float32).eval()

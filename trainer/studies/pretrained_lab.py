@@ -21,7 +21,7 @@ from .lab import Budget, Lab
 from .pretrained import PROMPT_TOKENS, schedule, train
 
 ASKED = ("pretrained", "peers", "unlikelihood", "likeness", "paper", "controls")
-ASKED += ("entropy", "tail_length", "guidance", "templates")
+ASKED += ("entropy", "tail_length", "guidance", "templates", "structured")
 OPENING = "People have asked it ever since there were people, and nobody has answered it. The meaning of life is"
 # Sections 3 and 4 of the paper: both losses with weight 1, 256 negatives (drawn uniformly, it does not say how), the
 # linear schedule, learned embeddings on a sphere. Other fields are TokMatConfig's defaults, which are the paper's.
@@ -42,7 +42,7 @@ class Size:
 
 SIZES = {
     "small": Size(steps=4, batch=4, block=96, prompts=4, continuations=3),
-    "full": Size(steps=240, batch=4, block=256, prompts=31, continuations=6),
+    "full": Size(steps=240, batch=4, block=256, prompts=31, continuations=4),
 }
 
 
@@ -95,6 +95,10 @@ class PretrainedLab(Lab):
         train(trainer, folder, self.tokenizer)
         return folder
 
+    def domain_models(self, name: str, train: Path) -> tuple[Path, Path]:
+        """The source and what the recipe made of it, for every domain: both have read all kinds of text."""
+        return self.baseline(), self.tokmat()
+
     @cached_property
     def tokenizer(self):
         return load_tokenizer(self.pretrained)
@@ -105,7 +109,12 @@ class PretrainedLab(Lab):
 
     def prompts(self, new_tokens: int, count: int | None = None, prompt_tokens: int = PROMPT_TOKENS, long=False):
         """Passages of the held-out texts; the first prompt is the end of `OPENING`, the paper's own example."""
-        count = count or self.budget.prompts
-        found = passages(self.documents[1]["text"], self.tokenizer, count, prompt_tokens + new_tokens)
-        found[0, :prompt_tokens] = torch.tensor(self.tokenizer(OPENING)["input_ids"][-prompt_tokens:])
+        texts, count = self.documents[1]["text"], count or self.budget.prompts
+        found = self.beginnings(texts, self.tokenizer, count, prompt_tokens, new_tokens)
+        found.ids[0] = torch.tensor(self.tokenizer(OPENING)["input_ids"][-prompt_tokens:])
+        return found
+
+    def beginnings(self, texts: list[str], tokenizer, count: int, prompt_tokens: int, new_tokens: int) -> Prompts:
+        """Passages, without the token that begins a chat."""
+        found = passages(texts, tokenizer, count, prompt_tokens + new_tokens)
         return Prompts(found[:, :prompt_tokens], found[:, prompt_tokens:])

@@ -1,24 +1,22 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""Structured text: code, dialogue and arithmetic, a baseline and a TokMat model for each."""
+"""Structured text: code, dialogue and arithmetic, a baseline and a TokMat model for each (`Lab.domain_models`)."""
 
 import ast
 import itertools
 import random
 import re
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from ..builtin_corpus import library_files
+from ..checkpoints import load_tokenizer
 from ..data import END_OF_TEXT, load_documents
 from ..evaluation.measures import interval, per_prompt
-from ..evaluation.prompts import held_out_prompts
 from . import templates
-from .lab import CONTEXT_NEGATIVES, Finding, Lab, with_ends, write_documents
+from .lab import Finding, Lab, with_ends, write_documents
 
 NEW_TOKENS = 50
 CODE_CHARACTERS = 3_000_000
@@ -83,27 +81,16 @@ def correct_sums(text: str) -> tuple[int, int]:
     return sum(int(a) + int(sign + b) == int(result) for a, sign, b, result in parts), len(lines)
 
 
-def domain_models(lab: Lab, name: str, train: Path) -> tuple[Path, Path]:
-    """A baseline with a tokenizer of its own, and a TokMat model made of it in a third of its steps."""
-    budget = lab.budget
-    given: dict[str, Any] = {"data": str(train), "validation_fraction": 0.0}
-    new: dict[str, Any] = {"objective": "ar", "backbone": budget.backbone, "vocab_size": budget.vocabulary}
-    baseline = lab.fit(f"{name}-ar", budget.domain_steps, 2e-3, **new, **given)
-    converted: dict[str, Any] = {"model": str(lab.converted(f"{name}-start", baseline)), "look_ahead": True}
-    converted |= {"context_negatives": CONTEXT_NEGATIVES}
-    return baseline, lab.fit(f"{name}-tokmat", max(1, budget.domain_steps // 3), 6e-4, **converted, **given)
-
-
 @torch.no_grad()
 def measure_domain(lab: Lab, name: str, documents: list[str], frequent: int):
     """Rows of the table, `templates.agreements` of TokMat's and of sampled siblings, and samples of a domain."""
     held_out, train = documents[::20], [text for place, text in enumerate(documents) if place % 20]
     (lab.folder / "data").mkdir(parents=True, exist_ok=True)
-    baseline, tokmat = domain_models(lab, name, write_documents(lab.folder / "data" / f"{name}.txt", train))
-    tokenizer = AutoTokenizer.from_pretrained(baseline)
+    baseline, tokmat = lab.domain_models(name, write_documents(lab.folder / "data" / f"{name}.txt", train))
+    tokenizer = load_tokenizer(str(baseline))
     enough = [text for text in held_out if len(tokenizer(text, verbose=False)["input_ids"]) > 16 + NEW_TOKENS]
     count = min(lab.budget.prompts, 50, len(enough))
-    prompts = held_out_prompts({"text": enough}, tokenizer, count, 16, NEW_TOKENS)
+    prompts = lab.beginnings(enough, tokenizer, count, 16, NEW_TOKENS)
     seeds = range(max(2, min(lab.budget.continuations, 5)))
     matured, plain = lab.load_tokmat(tokmat), lab.load(baseline)
     greedy = lab.continuations(plain, prompts, [0], do_sample=False)
