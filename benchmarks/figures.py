@@ -14,7 +14,7 @@ import argparse
 import os
 
 import pretrained_tables  # noqa: F401, registers its tables
-from tables import ROOT, documents, load, rewritten, study, table, with_interval
+from tables import ROOT, documents, lm_eval_rows, load, rewritten, study, table, with_interval
 
 # -- repetition: what is measured -------------------------------------------------------------------------------------
 
@@ -149,14 +149,7 @@ def mauve():
 
 @table("lm-eval", "lm_eval")
 def lm_eval():
-    names = {"ar-longer": "baseline, 850 more steps", "base": "TokMat", "tokmat": "TokMat with `--look-ahead`"}
-    columns = {"endings_acc": "endings, acc", "endings_acc_mutual_info": "endings, acc_mutual_info"}
-    columns |= {"words_acc": "last word"}
-    rows = [["", "perplexity per word", *columns.values()]]
-    for row in load("lm_eval")["models"]:
-        shares = [f"{row[name]:.2f} ({row[f'{name}_stderr']:.2f})" for name in columns]
-        rows.append([names[row["model"]], f"{row['word_perplexity']:.1f}", *shares])
-    return rows
+    return lm_eval_rows("lm_eval")
 
 
 @table("guidance", "studies")

@@ -1,7 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The tables of pretrained models; `figures.py` writes them."""
 
-from tables import load, study, table, with_interval
+from tables import lm_eval_rows, load, study, table, with_interval
 
 
 def spec_bench(name: str) -> list[list[str]]:
@@ -39,22 +39,35 @@ def tail_accuracy():
     return rows
 
 
-UNLEARNT = {
-    "human": "people",
-    "argmax, phrases unlearned": "**argmax, phrases unlearned**",
-    "greedy": "SmolLM2, greedy",
-}
+ENDS = ("", "_low", "_high")
+TUNED = "argmax, phrases unlearned"  # which is round 3 of the source's phrases unlearned
+NAMES = {"human": "people", "greedy": "SmolLM2, greedy", TUNED: "phrases unlearned, round 3"}
+
+
+def perplexities(name: str) -> dict[str, float]:
+    """Of held-out text, times the source's, by decoder."""
+    found = {row["decoder"]: row["perplexity"] for row in study(name, "studies-135m") if row.get("perplexity")}
+    kept = {decoder.removeprefix("held-out text, "): float(value) for decoder, value in found.items()}
+    source = kept.get("source") or kept["greedy"]
+    return {decoder: value / source for decoder, value in kept.items()}
 
 
 def unlearnt(new_tokens: str) -> list[list[str]]:
+    """People, what was taught, and every way to decode the source, at one length."""
     measures = {"dist_2": "Dist-2", "rep_2": "Rep-2", "rep_3": "Rep-3", "loop": "Loop", "bits": "bits per byte"}
-    rows, ends = [["", *measures.values()]], ("", "_low", "_high")
-    for row in study("pretrained", "studies-135m"):
-        if row["new_tokens"] == new_tokens:
-            cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ends)) for measure in measures]
-            name = row["decoder"]
-            taught = name if name.startswith("argmax") else f"SmolLM2, {name}"
-            rows.append([UNLEARNT.get(name, taught), *cells])
+    taught, others = study("pretrained", "studies-135m"), study("unlikelihood", "studies-135m")
+    kept = perplexities("unlikelihood")
+    ours = perplexities("pretrained")
+    kept |= {f"argmax, {name}": value for name, value in ours.items()} | {TUNED: ours["round 3"]}
+    by_name = {row["decoder"]: row for row in [*taught, *others] if row["new_tokens"] == new_tokens}
+    order = ["human", *(name for name in by_name if "unlikelihood" in name)]
+    order += [name for name in by_name if name.startswith("argmax") and name not in order]
+    rows = [["", *measures.values(), "perplexity"]]
+    for name in [*order, *(name for name in by_name if name not in order)]:
+        cells = [with_interval(measure, (by_name[name][f"{measure}{end}"] for end in ENDS)) for measure in measures]
+        shown = name.removeprefix("argmax, ") if name.startswith("argmax") else f"SmolLM2, {name}"
+        shown = f"phrases unlearned, {shown}" if shown.startswith(("round", "adapter")) else shown
+        rows.append([NAMES.get(name, shown), *cells, f"{kept[name]:.3f}" if name in kept else ""])
     return rows
 
 
@@ -73,14 +86,45 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
-@table("functions", "functions")
+@table("functions", "functions", "functions-sequence")
 def functions():
-    found = load("functions")
     rows = [["", "passed", "pass@1", "Rep-3 of what it wrote"]]
-    for row in found["rows"]:
-        share = row["passed"] / found["problems"]
-        rows.append([row["model"], f"{row['passed']} of {found['problems']}", f"{share:.3f}", f"{row['rep_3']:.3f}"])
+    for found in (load("functions"), load("functions-sequence")):
+        for row in found["rows"]:
+            share = row["passed"] / found["problems"]
+            cells = [f"{row['passed']} of {found['problems']}", f"{share:.3f}", f"{row['rep_3']:.3f}"]
+            rows.append([row["model"], *cells])
     return rows
+
+
+@table("likeness", "studies-135m")
+def likeness():
+    """MAUVE of every decoder."""
+    rows = [["", "MAUVE", "Rep-2, 50 tokens"]]
+    for row in study("likeness", "studies-135m"):
+        name = row["decoder"].removeprefix("argmax, ")
+        cells = [with_interval("mauve", (row[f"mauve{end}"] for end in ENDS)), f"{float(row['rep_2']):.3f}"]
+        rows.append([NAMES.get(name, name if "round" in name else f"SmolLM2, {name}"), *cells])
+    return rows
+
+
+@table("paper-135m", "studies-135m")
+def paper():
+    """The project page's table of repetition, from SmolLM2's weights."""
+    measures = {"dist_1": "Dist-1", "dist_2": "Dist-2", "rep_2": "Rep-2", "rep_3": "Rep-3", "loop": "Loop"}
+    measures |= {"bits": "bits per byte"}
+    rows = [["", *measures.values()]]
+    for row in study("paper", "studies-135m"):
+        if row["new_tokens"]:
+            name = row["decoder"]
+            cells = [with_interval(measure, (row[f"{measure}{end}"] for end in ENDS)) for measure in measures]
+            rows.append([NAMES.get(name, name if "TokMat" in name else f"SmolLM2, {name}"), *cells])
+    return rows
+
+
+@table("lm-eval-135m", "lm_eval-135m")
+def lm_eval():
+    return lm_eval_rows("lm_eval-135m")
 
 
 @table("peers", "studies-135m")

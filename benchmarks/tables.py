@@ -87,3 +87,14 @@ def with_interval(measure: str, values) -> str:
     digits = 2 if measure in ("loop", "judge_perplexity", "mauve") else 3
     mean, low, high = (f"{float(value):.{digits}f}" for value in values)
     return f"{mean} [{low}, {high}]"
+
+
+def lm_eval_rows(source: str) -> list[list[str]]:
+    """What lm_eval said of each model: perplexity, and shares with their standard errors."""
+    columns = {"endings_acc": "endings, acc", "endings_acc_mutual_info": "endings, acc_mutual_info"}
+    columns |= {"words_acc": "last word"}
+    rows = [["", "perplexity per word", *columns.values()]]
+    for row in load(source)["models"]:
+        shares = [f"{row[name]:.2f} ({row[f'{name}_stderr']:.2f})" for name in columns]
+        rows.append([row["model"], f"{row['word_perplexity']:.1f}", *shares])
+    return rows

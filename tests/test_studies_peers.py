@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from trainer.models import make_baseline
-from trainer.own_text import load_own_text
 from trainer.studies import likeness, peers, pretrained, pretrained_lab, structured, unlikelihood
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
@@ -70,6 +69,9 @@ def test_sequence_unlikelihood_pushes_what_lies_in_a_repeated_four_gram(drawn):
     ]
     assert float(peers.sequence_unlikelihood(logits, ids, lies)) == pytest.approx(sum(terms) / len(terms))
     assert float(peers.sequence_unlikelihood(logits, ids, torch.zeros_like(lies))) == 0
+    assert float(peers.sequence_unlikelihood(logits, ids, lies, alone=False)) == pytest.approx(
+        sum(terms) / ids.numel()
+    )
 
 
 def test_ditto_wants_half_of_the_probability_one_repetition_before(drawn):
@@ -108,40 +110,43 @@ def test_an_arm_is_trained_once_and_differs_from_the_others(bench):
     assert len({float(logits.detach().sum()) for logits in found.values()}) == 3
 
 
-def test_rounds_of_unlikelihood_learn_from_what_the_round_before_writes(bench, monkeypatch):
-    monkeypatch.setitem(unlikelihood.LONGER, "small", (1, 2))
-    taught, trained = [], peers.Peer
+def test_the_second_round_learns_from_what_the_first_wrote_and_from_the_sources_loops(bench, monkeypatch):
+    taught, losses, trained = [], [], peers.Peer
 
     class Watched(trained):
         def __init__(self, *args, train_dataset, **kwargs):
             taught.append(train_dataset)
             super().__init__(*args, train_dataset=train_dataset, **kwargs)
 
+        def compute_loss(self, model, inputs, **kwargs):
+            losses.append(self.alone)
+            return super().compute_loss(model, inputs, **kwargs)
+
     monkeypatch.setattr(peers, "Peer", Watched)
-    folder = unlikelihood.taught_round(bench, 2)
-    assert [len(rows) for rows in taught] == [8, 4]  # a batch of 4 and of 2, two steps each
-    assert [{len(ids) for ids in rows["input_ids"]} for rows in taught] == [{48}, {96}]
-    assert [sorted(rows["period"]) for rows in taught] == [[-1] * 4 + [0] * 4, [-1] * 2 + [0] * 2]
-    own = load_own_text(bench.lab.path("own-unlikelihood-1.jsonl"))
-    first = peers.merged(bench, bench.lab.path("peer-sequence-unlikelihood"))
-    prompt, answer = (torch.tensor([own[0][name]]) for name in ("prompt_ids", "answer_ids"))
-    written = first.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=80,
-                             suppress_tokens=[bench.tokenizer.eos_token_id])  # fmt: skip
-    assert torch.equal(written[:, prompt.shape[1] :], answer)
+    rounds = unlikelihood.trained_rounds(bench)
+    assert losses == [True] * 2 + [False] * 2  # two steps each
+    assert [sorted(rows["period"]) for rows in taught] == [[-1] * 4 + [0] * 4] * 2
+    first, prompt, whole = peers.merged(bench, rounds[0]), pretrained.PROMPT_TOKENS, bench.size.block
+    by_source, by_first = ([row["input_ids"] for row in taught[1]][place : place + 2] for place in (4, 6))
+    for model, rows in ((peers.merged(bench), by_source), (first, by_first)):
+        ids = torch.tensor(rows)[:, :prompt]
+        settings = {"do_sample": False, "suppress_tokens": [bench.tokenizer.eos_token_id]}
+        written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=whole - prompt, **settings)
+        assert written.tolist() == rows
     ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
-    models = [peers.merged(bench), first, peers.merged(bench, folder)]
+    models = [peers.merged(bench), first, peers.merged(bench, rounds[1])]
     assert len({float(model(ids).logits.detach().sum()) for model in models}) == 3
-    assert unlikelihood.taught_round(bench, 2) == folder and len(taught) == 2  # what is there is not trained again
+    assert unlikelihood.trained_rounds(bench) == rounds and len(taught) == 2  # what is there is not trained again
 
 
 def test_mauve_compares_every_decoder_with_people(bench, tmp_path, monkeypatch):
-    monkeypatch.setitem(unlikelihood.LONGER, "small", (1,))
     monkeypatch.setattr(likeness, "NEW_TOKENS", 8)
     texts = str(tmp_path / "texts.txt")
     made = Lab(bench.lab.folder, SMALL, texts, texts, pretrained=bench.source, judged_by=bench.source, say=str)
     rows = likeness.study(made).rows
     assert [row["decoder"] for row in rows] == [
-        "human", "argmax, unlikelihood, round 1", "greedy", "penalty 1.1", "penalty 1.2", *unlikelihood.SAMPLING
+        "human", "argmax, unlikelihood, round 1", "argmax, unlikelihood, round 2", "greedy", "penalty 1.1",
+        "penalty 1.2", *unlikelihood.SAMPLING,
     ]  # fmt: skip
     for row in rows:
         assert row["texts"] == 20 and 0 < row["mauve_low"] <= row["mauve"] <= row["mauve_high"] <= 1

@@ -69,10 +69,12 @@ def repeated(ids: torch.Tensor, n: int = NGRAM) -> torch.Tensor:
     return found
 
 
-def sequence_unlikelihood(logits: torch.Tensor, ids: torch.Tensor, lies: torch.Tensor) -> torch.Tensor:
-    """Mean of -log(1 - p) over the tokens that lie in a repeated n-gram, (batch, n) as `ids`."""
+def sequence_unlikelihood(logits: torch.Tensor, ids: torch.Tensor, lies: torch.Tensor, alone=True) -> torch.Tensor:
+    """Mean of -log(1 - p) over the tokens that lie in a repeated n-gram, (batch, n) as `ids`; unless those count
+    `alone` over all tokens, the others being 0: where little repeats, the few that do weigh little."""
     p = logits.softmax(-1).gather(2, ids[..., None])[..., 0]
-    return -((1 - p).clamp(min=FLOOR).log() * lies).sum() / lies.sum().clamp(min=1)
+    total = -((1 - p).clamp(min=FLOOR).log() * lies).sum()
+    return total / (lies.sum().clamp(min=1) if alone else lies.numel())
 
 
 def ditto(logits: torch.Tensor, ids: torch.Tensor, period: int) -> torch.Tensor:
@@ -90,6 +92,7 @@ class Peer(Trainer):
     """Rows of people's text under cross-entropy, with whatever the `arm` adds; other rows as the arm has it."""
 
     arm: str = ARMS[0]
+    alone = True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ids, period = inputs["input_ids"], inputs["period"]
@@ -99,7 +102,8 @@ class Peer(Trainer):
         for row in range(len(ids)):
             one = slice(row, row + 1)
             if period[row] == OWN:
-                losses.append(sequence_unlikelihood(logits[one], next_ids[one], repeated(ids[one])[:, 1:]))
+                lies = repeated(ids[one])[:, 1:]
+                losses.append(sequence_unlikelihood(logits[one], next_ids[one], lies, self.alone))
             elif period[row] > 0:
                 losses.append(ditto(logits[row], next_ids[row], int(period[row])))
             else:
@@ -153,14 +157,14 @@ def merged(bench: Bench, *folders: Path):
     return model
 
 
-def taught(bench: Bench, name: str, arm: str, rows: Callable, before: Path | None = None, **schedule) -> Path:
-    """The folder of an arm's adapters, fresh ones or those of `before`, trained on `rows()` unless they are there."""
+def taught(bench: Bench, name: str, arm: str, rows: Callable, before: Path | None = None, seed: int = 1) -> Path:
+    """The folder of an arm's adapters, trained on `rows()` unless they are there: fresh ones, or those of `before`,
+    which then learn on (`sequence_unlikelihood`: not `alone`)."""
     folder = bench.lab.path(name)
     if not (folder / "adapter_model.safetensors").is_file():
         data = rows()
         bench.lab.say(f"{name}: {bench.size.steps} steps")
-        schedule = {"seed": 1} | schedule
-        args = TrainingArguments(**bench.schedule(folder.with_name(f"{folder.name}.training"), **schedule))
+        args = TrainingArguments(**bench.schedule(folder.with_name(f"{folder.name}.training"), seed))
         args.remove_unused_columns = False
         source = bench.lab.load(Path(bench.source))
         adapters = (
@@ -169,7 +173,7 @@ def taught(bench: Bench, name: str, arm: str, rows: Callable, before: Path | Non
             else PeftModel.from_pretrained(source, before, is_trainable=True)
         )
         trainer = Peer(adapters, args, train_dataset=data, data_collator=default_data_collator)
-        trainer.arm = arm
+        trainer.arm, trainer.alone = arm, before is None
         train(trainer, folder)
     return folder
 

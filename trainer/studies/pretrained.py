@@ -153,10 +153,9 @@ class Bench:
         train(trainer, folder)
         return folder
 
-    def schedule(self, work: Path, seed: int, longer: int = 1) -> dict[str, Any]:
-        """Arguments of a training of a round's length, on fewer rows a step that are so many times as long."""
-        batch = self.size.batch if longer == 1 else max(self.size.batch // longer, 2)
-        return schedule(work, self.size.steps, batch, RATE, seed, self.lab.device)
+    def schedule(self, work: Path, seed: int) -> dict[str, Any]:
+        """Arguments of a training of a round's length."""
+        return schedule(work, self.size.steps, self.size.batch, RATE, seed, self.lab.device)
 
     def own_text(self, number: int, adapter: Path | None) -> Path:
         """What the model writes after so many rounds; batches that are there are not written again."""
@@ -166,14 +165,14 @@ class Bench:
         rows = sum(1 for _ in path.open()) if path.exists() else 0
         if rows < count:
             self.lab.say(f"writing {count} texts after {number} rounds")
-            self.write_endless(self.load(adapter), path, count, size.block, seed=100 + number)
+            self.write_endless(self.load(adapter), path, count, seed=100 + number)
         return path
 
-    def write_endless(self, model, path: Path, count: int, tokens: int, seed: int) -> None:
-        """Greedy text without an end, `tokens` of it with its beginning; batches that are there are kept."""
+    def write_endless(self, model, path: Path, count: int, seed: int) -> None:
+        """Greedy text without an end, a block of it with its beginning; batches that are there are kept."""
         starts = passages(self.lab.documents[0]["text"], self.tokenizer, count, PROMPT_TOKENS, seed=seed).tolist()
         batches = [[Prompt(ids, "text") for ids in starts[first : first + 80]] for first in range(0, count, 80)]
-        settings = {"max_new_tokens": tokens - PROMPT_TOKENS, "stop_loops": False, "may_end": False}
+        settings = {"max_new_tokens": self.size.block - PROMPT_TOKENS, "stop_loops": False, "may_end": False}
         write_own_text(model, self.tokenizer, batches, path, settings)
 
     def rows(self, own: list[Path], seed: int) -> Dataset:
