@@ -55,18 +55,15 @@ def perplexities(name: str) -> dict[str, float]:
 def unlearnt(new_tokens: str) -> list[list[str]]:
     """People, what was taught, and every way to decode the source, at one length."""
     measures = {"dist_2": "Dist-2", "rep_2": "Rep-2", "rep_3": "Rep-3", "loop": "Loop", "bits": "bits per byte"}
-    taught, others = study("pretrained", "studies-135m"), study("unlikelihood", "studies-135m")
-    kept = perplexities("unlikelihood")
+    rows_of_both = [row for name in ("pretrained", "decoding") for row in study(name, "studies-135m")]
+    by_name = {row["decoder"]: row for row in rows_of_both if row["new_tokens"] == new_tokens}
     ours = perplexities("pretrained")
-    kept |= {f"argmax, {name}": value for name, value in ours.items()} | {TUNED: ours["round 3"]}
-    by_name = {row["decoder"]: row for row in [*taught, *others] if row["new_tokens"] == new_tokens}
-    order = ["human", *(name for name in by_name if "unlikelihood" in name)]
-    order += [name for name in by_name if name.startswith("argmax") and name not in order]
+    kept = {f"argmax, {name}": value for name, value in ours.items()} | {TUNED: ours["round 3"]}
+    kept |= perplexities("decoding")
     rows = [["", *measures.values(), "perplexity"]]
-    for name in [*order, *(name for name in by_name if name not in order)]:
+    for name in sorted(by_name, key=lambda name: (name != "human", name not in kept)):
         cells = [with_interval(measure, (by_name[name][f"{measure}{end}"] for end in ENDS)) for measure in measures]
-        shown = name.removeprefix("argmax, ") if name.startswith("argmax") else f"SmolLM2, {name}"
-        shown = f"phrases unlearned, {shown}" if shown.startswith(("round", "adapter")) else shown
+        shown = name.replace("argmax", "phrases unlearned") if name in kept else f"SmolLM2, {name}"
         rows.append([NAMES.get(name, shown), *cells, f"{kept[name]:.3f}" if name in kept else ""])
     return rows
 
@@ -102,9 +99,9 @@ def likeness():
     """MAUVE of every decoder."""
     rows = [["", "MAUVE", "Rep-2, 50 tokens"]]
     for row in study("likeness", "studies-135m"):
-        name = row["decoder"].removeprefix("argmax, ")
+        name = row["decoder"]
         cells = [with_interval("mauve", (row[f"mauve{end}"] for end in ENDS)), f"{float(row['rep_2']):.3f}"]
-        rows.append([NAMES.get(name, name if "round" in name else f"SmolLM2, {name}"), *cells])
+        rows.append([NAMES.get(name, name if "unlikelihood" in name else f"SmolLM2, {name}"), *cells])
     return rows
 
 

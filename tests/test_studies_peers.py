@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.models import make_baseline
-from trainer.studies import likeness, peers, pretrained, pretrained_lab, structured, unlikelihood
+from trainer.studies import decoding, likeness, peers, pretrained, pretrained_lab, structured
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
 from trainer.studies.pretrained_lab import OPENING, PretrainedLab
@@ -69,9 +69,6 @@ def test_sequence_unlikelihood_pushes_what_lies_in_a_repeated_four_gram(drawn):
     ]
     assert float(peers.sequence_unlikelihood(logits, ids, lies)) == pytest.approx(sum(terms) / len(terms))
     assert float(peers.sequence_unlikelihood(logits, ids, torch.zeros_like(lies))) == 0
-    assert float(peers.sequence_unlikelihood(logits, ids, lies, alone=False)) == pytest.approx(
-        sum(terms) / ids.numel()
-    )
 
 
 def test_ditto_wants_half_of_the_probability_one_repetition_before(drawn):
@@ -110,33 +107,13 @@ def test_an_arm_is_trained_once_and_differs_from_the_others(bench):
     assert len({float(logits.detach().sum()) for logits in found.values()}) == 3
 
 
-def test_the_second_round_learns_from_what_the_first_wrote_and_from_the_sources_loops(bench, monkeypatch):
-    taught, losses, trained = [], [], peers.Peer
-
-    class Watched(trained):
-        def __init__(self, *args, train_dataset, **kwargs):
-            taught.append(train_dataset)
-            super().__init__(*args, train_dataset=train_dataset, **kwargs)
-
-        def compute_loss(self, model, inputs, **kwargs):
-            losses.append(self.alone)
-            return super().compute_loss(model, inputs, **kwargs)
-
-    monkeypatch.setattr(peers, "Peer", Watched)
-    rounds = unlikelihood.trained_rounds(bench)
-    assert losses == [True] * 2 + [False] * 2  # two steps each
-    assert [sorted(rows["period"]) for rows in taught] == [[-1] * 4 + [0] * 4] * 2
-    first, prompt, whole = peers.merged(bench, rounds[0]), pretrained.PROMPT_TOKENS, bench.size.block
-    by_source, by_first = ([row["input_ids"] for row in taught[1]][place : place + 2] for place in (4, 6))
-    for model, rows in ((peers.merged(bench), by_source), (first, by_first)):
-        ids = torch.tensor(rows)[:, :prompt]
-        settings = {"do_sample": False, "suppress_tokens": [bench.tokenizer.eos_token_id]}
-        written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=whole - prompt, **settings)
-        assert written.tolist() == rows
-    ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
-    models = [peers.merged(bench), first, peers.merged(bench, rounds[1])]
-    assert len({float(model(ids).logits.detach().sum()) for model in models}) == 3
-    assert unlikelihood.trained_rounds(bench) == rounds and len(taught) == 2  # what is there is not trained again
+def test_training_seeds_give_other_adapters_and_each_is_trained_once(bench, monkeypatch):
+    ids, trained = torch.tensor([[5, 6, 7, 5, 6, 7]]), []
+    train = peers.train
+    monkeypatch.setattr(peers, "train", lambda trainer, folder: trained.append(folder.name) or train(trainer, folder))
+    found = [peers.worn(bench, peers.SEQUENCE, seed)(ids).logits for seed in (1, 2, 2)]
+    assert trained == ["peer-sequence-unlikelihood", "peer-sequence-unlikelihood-2"]
+    assert torch.equal(found[1], found[2]) and not torch.equal(found[0], found[1])
 
 
 def test_mauve_compares_every_decoder_with_people(bench, tmp_path, monkeypatch):
@@ -145,8 +122,7 @@ def test_mauve_compares_every_decoder_with_people(bench, tmp_path, monkeypatch):
     made = Lab(bench.lab.folder, SMALL, texts, texts, pretrained=bench.source, judged_by=bench.source, say=str)
     rows = likeness.study(made).rows
     assert [row["decoder"] for row in rows] == [
-        "human", "argmax, unlikelihood, round 1", "argmax, unlikelihood, round 2", "greedy", "penalty 1.1",
-        "penalty 1.2", *unlikelihood.SAMPLING,
+        "human", "sequence unlikelihood", "greedy", "penalty 1.1", "penalty 1.2", *decoding.SAMPLING
     ]  # fmt: skip
     for row in rows:
         assert row["texts"] == 20 and 0 < row["mauve_low"] <= row["mauve"] <= row["mauve_high"] <= 1

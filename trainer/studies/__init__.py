@@ -17,7 +17,7 @@ STUDIES = {
     "look_ahead": "what makes a tail know what comes next, idea by idea",
     "pretrained": "a pretrained model under argmax, before and after it unlearns its phrases",
     "peers": "what unlikelihood training and DITTO do to a pretrained model on the same budget",
-    "unlikelihood": "sequence unlikelihood in rounds on a pretrained model, beside every way to decode it",
+    "decoding": "the lesson that unlearns most of a pretrained model's loops, beside every way to decode it",
     "likeness": "MAUVE of what a pretrained model writes, decoder by decoder",
     "paper": "the paper's table of repetition, its recipe trained from a pretrained model's weights",
     "controls": "what noise, smoothing and slower turning do to a pretrained model's text, dose by dose",

@@ -11,9 +11,10 @@ from ..evaluation.decoders import write
 from ..evaluation.mauve import LEAST, between_halves, mauve_scores, summary
 from ..evaluation.measures import per_prompt
 from ..evaluation.prompts import Prompts
+from .decoding import SAMPLING, decoders
 from .lab import Finding, Lab, with_ends
+from .peers import SEQUENCE
 from .pretrained import Bench
-from .unlikelihood import SAMPLING, decoders, named, trained_rounds
 
 NEW_TOKENS = 50
 WINDOWS = {"small": LEAST, "full": 200}
@@ -21,16 +22,15 @@ WINDOWS = {"small": LEAST, "full": 200}
 
 def study(lab: Lab) -> Finding:
     bench = Bench(lab)
-    rounds = trained_rounds(bench)
-    wanted = ("human", named(1), named(len(rounds)), "greedy", "penalty 1.1", "penalty 1.2", *SAMPLING)
+    wanted = ("human", SEQUENCE, "greedy", "penalty 1.1", "penalty 1.2", *SAMPLING)
     prompts = bench.prompts(WINDOWS[lab.budget.name], NEW_TOKENS)
     people = features(bench, prompts, prompts.human)
     rows = []
-    for name, model, settings in decoders(bench, rounds, most=True):
+    for name, model, settings in decoders(bench, most=True):
         if name in wanted:
             rows.append(compared(bench, name, model, settings, prompts, people))
             lab.say(f"{name}: MAUVE {rows[-1]['mauve']:.3f}, Rep-2 {rows[-1]['rep_2']:.3f}")
-    return concluded(lab, rows, named(len(rounds)))
+    return concluded(lab, rows)
 
 
 def compared(bench: Bench, name: str, model, settings: dict, prompts: Prompts, people: np.ndarray) -> dict:
@@ -63,9 +63,9 @@ def features(bench: Bench, prompts: Prompts, written: torch.Tensor) -> np.ndarra
     return torch.stack(found).numpy()
 
 
-def concluded(lab: Lab, rows: list[dict], last: str) -> Finding:
+def concluded(lab: Lab, rows: list[dict]) -> Finding:
     by_name = {row["decoder"]: row for row in rows}
-    ours, greedy = by_name[last], by_name["greedy"]
+    ours, greedy = by_name[SEQUENCE], by_name["greedy"]
     rivals = [row for row in rows if row["decoder"].startswith("penalty")]
     nearest = max(rivals, key=lambda row: row["mauve"])
     verdict = "holds" if ours["mauve"] >= nearest["mauve"] else "partly" if ours["mauve"] > greedy["mauve"] else False

@@ -13,7 +13,6 @@ them where an arm has rows of its own:
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -69,12 +68,10 @@ def repeated(ids: torch.Tensor, n: int = NGRAM) -> torch.Tensor:
     return found
 
 
-def sequence_unlikelihood(logits: torch.Tensor, ids: torch.Tensor, lies: torch.Tensor, alone=True) -> torch.Tensor:
-    """Mean of -log(1 - p) over the tokens that lie in a repeated n-gram, (batch, n) as `ids`; unless those count
-    `alone` over all tokens, the others being 0: where little repeats, the few that do weigh little."""
+def sequence_unlikelihood(logits: torch.Tensor, ids: torch.Tensor, lies: torch.Tensor) -> torch.Tensor:
+    """Mean of -log(1 - p) over the tokens that lie in a repeated n-gram, (batch, n) as `ids`."""
     p = logits.softmax(-1).gather(2, ids[..., None])[..., 0]
-    total = -((1 - p).clamp(min=FLOOR).log() * lies).sum()
-    return total / (lies.sum().clamp(min=1) if alone else lies.numel())
+    return -((1 - p).clamp(min=FLOOR).log() * lies).sum() / lies.sum().clamp(min=1)
 
 
 def ditto(logits: torch.Tensor, ids: torch.Tensor, period: int) -> torch.Tensor:
@@ -92,7 +89,6 @@ class Peer(Trainer):
     """Rows of people's text under cross-entropy, with whatever the `arm` adds; other rows as the arm has it."""
 
     arm: str = ARMS[0]
-    alone = True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ids, period = inputs["input_ids"], inputs["period"]
@@ -102,8 +98,7 @@ class Peer(Trainer):
         for row in range(len(ids)):
             one = slice(row, row + 1)
             if period[row] == OWN:
-                lies = repeated(ids[one])[:, 1:]
-                losses.append(sequence_unlikelihood(logits[one], next_ids[one], lies, self.alone))
+                losses.append(sequence_unlikelihood(logits[one], next_ids[one], repeated(ids[one])[:, 1:]))
             elif period[row] > 0:
                 losses.append(ditto(logits[row], next_ids[row], int(period[row])))
             else:
@@ -144,9 +139,9 @@ def decoders(bench: Bench):
         yield arm, worn(bench, arm), greedy
 
 
-def worn(bench: Bench, arm: str):
-    """The source with an arm's adapters merged into it, trained unless they are there."""
-    return merged(bench, taught(bench, f"peer-{arm.replace(' ', '-')}", arm, lambda: rows_of(bench, arm)))
+def worn(bench: Bench, arm: str, seed: int = 1):
+    """The source with an arm's adapters merged into it."""
+    return merged(bench, taught(bench, arm, seed))
 
 
 def merged(bench: Bench, *folders: Path):
@@ -157,23 +152,18 @@ def merged(bench: Bench, *folders: Path):
     return model
 
 
-def taught(bench: Bench, name: str, arm: str, rows: Callable, before: Path | None = None, seed: int = 1) -> Path:
-    """The folder of an arm's adapters, trained on `rows()` unless they are there: fresh ones, or those of `before`,
-    which then learn on (`sequence_unlikelihood`: not `alone`)."""
-    folder = bench.lab.path(name)
+def taught(bench: Bench, arm: str, seed: int = 1) -> Path:
+    """The folder of an arm's adapters, trained unless they are there."""
+    folder = bench.lab.path(f"peer-{arm.replace(' ', '-')}" + (f"-{seed}" if seed > 1 else ""))
     if not (folder / "adapter_model.safetensors").is_file():
-        data = rows()
-        bench.lab.say(f"{name}: {bench.size.steps} steps")
+        bench.lab.say(f"{arm}, seed {seed}: {bench.size.steps} steps")
         args = TrainingArguments(**bench.schedule(folder.with_name(f"{folder.name}.training"), seed))
         args.remove_unused_columns = False
         source = bench.lab.load(Path(bench.source))
-        adapters = (
-            adapted(source, f"{source.base_model_prefix}.")
-            if before is None
-            else PeftModel.from_pretrained(source, before, is_trainable=True)
-        )
-        trainer = Peer(adapters, args, train_dataset=data, data_collator=default_data_collator)
-        trainer.arm, trainer.alone = arm, before is None
+        torch.manual_seed(seed)  # of the adapters' weights
+        adapters = adapted(source, f"{source.base_model_prefix}.")
+        trainer = Peer(adapters, args, train_dataset=rows_of(bench, arm), data_collator=default_data_collator)
+        trainer.arm = arm
         train(trainer, folder)
     return folder
 
@@ -191,15 +181,10 @@ def rows_of(bench: Bench, arm: str) -> Dataset:
             again = sentence * math.ceil(size.block / len(sentence))
             rows.append({"input_ids": again[: size.block], "period": len(sentence)})
     elif special:
-        rows += own_rows(bench.own_text(0, None), special)
+        own = load_own_text(bench.own_text(0, None))
+        chosen = [own[place % len(own)] for place in range(special)]
+        rows += [{"input_ids": row["prompt_ids"] + row["answer_ids"], "period": OWN} for row in chosen]
     return Dataset.from_list(rows)
-
-
-def own_rows(path: Path, count: int) -> list[dict]:
-    """So many rows of an own text, from its beginning, and from there again where it has fewer."""
-    own = load_own_text(path)
-    chosen = [own[place % len(own)] for place in range(count)]
-    return [{"input_ids": row["prompt_ids"] + row["answer_ids"], "period": OWN} for row in chosen]
 
 
 def sentence_end(tokenizer, ids: list[int], most: int) -> int:
