@@ -5,16 +5,9 @@ Target, test set and judge are those of `pretrained`, fixed there before a model
 the first one's model writes nothing good came (docs/RESULTS.md).
 """
 
-import math
-from pathlib import Path
-
-import torch
-
 from ..evaluation.decoders import PhrasePenalty
-from ..evaluation.measures import judge_nll
-from ..evaluation.prompts import passages
 from .lab import Finding, Lab
-from .peers import SEQUENCE, merged, taught, worn
+from .peers import SEQUENCE, merged, worn
 from .pretrained import MEASURES, Bench, draw, judged
 from .repetition import tables
 
@@ -65,15 +58,8 @@ def decoders(bench: Bench, most: bool):
 
 def perplexities(bench: Bench) -> dict[str, float]:
     """Of held-out text, under the source and under what was taught."""
-    size, found = bench.size, {}
-    texts = passages(bench.lab.documents[1]["text"], bench.tokenizer, size.held_out, size.block, seed=1)
-    plans: dict[str, list[Path]] = {"source": []}
-    plans |= {named(seed): [taught(bench, SEQUENCE, seed)] for seed in SEEDS}
-    for name, folders in plans.items():
-        with torch.no_grad():
-            nats = judge_nll(merged(bench, *folders), texts[:, :1], texts[:, 1:], batch_size=4)
-        found[name] = math.exp(float(nats.mean()))
-    return found
+    found = {"source": bench.perplexity(merged(bench))}
+    return found | {named(seed): bench.perplexity(worn(bench, SEQUENCE, seed)) for seed in SEEDS}
 
 
 def concluded(lab: Lab, bench: Bench, rows: list[dict], kept: dict[str, float]) -> Finding:

@@ -1,10 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The paper's table of repetition (its project page), its recipe trained from a pretrained model's weights."""
 
-import torch
+import math
 
-from ..evaluation.measures import judge_nll
-from ..evaluation.prompts import passages
 from .lab import Finding, Lab
 from .pretrained import MEASURES, Bench, draw
 from .pretrained_lab import PretrainedLab
@@ -32,9 +30,7 @@ def study(lab: Lab) -> Finding:
     for name, writer, settings in plans:
         rows += bench.measured(name, writer, settings, prompts, (NEW_TOKENS,), COLUMNS[:-1])
         lab.say(f"{name}: Rep-2 {rows[-1]['rep_2']:.3f}, {rows[-1]['bits']:.3f} bits per byte")
-    texts = passages(lab.documents[1]["text"], bench.tokenizer, bench.size.held_out, bench.size.block, seed=1)
-    with torch.no_grad():
-        nats = [float(judge_nll(one, texts[:, :1], texts[:, 1:], batch_size=4).mean()) for one in (source, model)]
+    nats = [math.log(bench.perplexity(one)) for one in (source, model)]
     return concluded(lab, rows, nats)
 
 

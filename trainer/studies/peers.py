@@ -22,7 +22,6 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from ..evaluation.measures import judge_nll
 from ..evaluation.prompts import passages
 from ..own_text import load_own_text
 from .lab import Finding, Lab
@@ -117,15 +116,12 @@ def study(lab: Lab) -> Finding:
     bench, lengths = Bench(lab), lab.budget.lengths[:-1]
     prompts = bench.prompts(bench.size.prompts, lengths[-1])
     rows, kept = [], {}
-    texts = passages(lab.documents[1]["text"], bench.tokenizer, bench.size.held_out, bench.size.block, seed=1)
     for name, model, settings in decoders(bench):
         for row in bench.measured(name, model, settings, prompts, lengths):
             rows.append(row)
             lab.say(f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte")
         if model is not None:
-            with torch.no_grad():
-                nats = judge_nll(model, texts[:, :1], texts[:, 1:], batch_size=4)
-            kept[name] = math.exp(float(nats.mean()))
+            kept[name] = bench.perplexity(model)
     return concluded(lab, bench, rows, kept)
 
 
@@ -144,12 +140,10 @@ def worn(bench: Bench, arm: str, seed: int = 1):
     return merged(bench, taught(bench, arm, seed))
 
 
-def merged(bench: Bench, *folders: Path):
+def merged(bench: Bench, folder: Path | None = None):
     """The source with adapters merged into it, if any."""
-    model = bench.lab.load(Path(bench.source))
-    for folder in folders:
-        model = PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
-    return model
+    source = bench.lab.load(Path(bench.source))
+    return source if folder is None else PeftModel.from_pretrained(source, folder).merge_and_unload().eval()
 
 
 def taught(bench: Bench, arm: str, seed: int = 1) -> Path:

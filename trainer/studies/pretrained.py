@@ -256,11 +256,14 @@ class Bench:
         plans: dict[str, tuple] = {"source": (None,)}
         plans |= {f"round {number}": (adapter,) for number, adapter in enumerate(tuned, start=1)}
         plans |= {f"adapter x {strength:g}": (tuned[-1], strength) for strength in STRENGTHS}
-        texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
         for name, plan in plans.items():
-            nats = judge_nll(self.load(*plan), texts[:, :1], texts[:, 1:], batch_size=4)
-            found[name] = math.exp(float(nats.mean()))
+            found[name] = self.perplexity(self.load(*plan))
         return found
+
+    def perplexity(self, model) -> float:
+        """Of the held-out texts."""
+        texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
+        return math.exp(float(judge_nll(model, texts[:, :1], texts[:, 1:], batch_size=4).mean()))
 
 
 def adapted(model, prefix: str):
