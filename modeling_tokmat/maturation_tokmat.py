@@ -7,6 +7,7 @@ Throughout, maturity alpha is 1 for a committed vector and 0 for a fresh embryo;
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
@@ -156,8 +157,21 @@ def low_norm_noise(count: int, dim: int, norm: float, seed: int, dtype: torch.dt
     """`count` isotropic vectors of norm `norm`, shape (count, dim), a function of `seed` alone, drawn on the CPU."""
     if norm == 0:
         return torch.zeros(count, dim, dtype=dtype)
-    noise = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-    return F.normalize(noise.to(dtype), dim=-1) * norm
+    return F.normalize(_normal(count, dim, seed).to(dtype), dim=-1) * norm
+
+
+def low_norm_noises(count: int, dim: int, norm: float, seeds: list[int]) -> torch.Tensor:
+    """`low_norm_noise` of each seed, (seeds, count, dim). Drawn side by side: a step on an accelerator would wait for
+    one core otherwise."""
+    if norm == 0:
+        return torch.zeros(len(seeds), count, dim)
+    with ThreadPoolExecutor(max_workers=max(torch.get_num_threads(), 1)) as pool:
+        drawn = list(pool.map(lambda seed: _normal(count, dim, seed), seeds))
+    return F.normalize(torch.stack(drawn), dim=-1) * norm
+
+
+def _normal(count: int, dim: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
 EMBRYO, HISTORY, DYNAMICS = 0, 1, 2  # streams of decoding noise

@@ -15,6 +15,7 @@ from modeling_tokmat.maturation_tokmat import (
     corrupt,
     decoding_noise,
     low_norm_noise,
+    low_norm_noises,
     mix_seed,
     schedule_maturity,
     tail_maturities,
@@ -127,6 +128,9 @@ def test_noise_is_isotropic_and_zero_at_norm_zero():
     covariance = noise.T @ noise / len(noise)
     assert (covariance - torch.eye(8) / 8).abs().max() < 0.02
     assert (low_norm_noise(3, 8, 0.0, seed=1) == 0).all()
+    for norm in (0.0, 0.3):
+        apart = torch.stack([low_norm_noise(5, 8, norm, seed) for seed in (4, 2, 9)])
+        assert torch.equal(low_norm_noises(5, 8, norm, [4, 2, 9]), apart)
 
 
 def test_seeds_differ():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from .maturation_tokmat import MAX_TAIL_LENGTH, low_norm_noise, mix_seed, schedule_maturity
+from .maturation_tokmat import MAX_TAIL_LENGTH, low_norm_noise, low_norm_noises, mix_seed, schedule_maturity
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +113,7 @@ class SimulatedTails:
         """Embryo noise of norm `norm` at the tail positions, zeros elsewhere, (batch, line, dim), float32."""
         seeds = [mix_seed(seed, stream) for seed in self.seeds.tolist()]
         if self.parallel:
-            count = self.slot.shape[1] - self.lead
-            drawn = torch.stack([low_norm_noise(count, dim, norm, seed) for seed in seeds])
+            drawn = low_norm_noises(self.slot.shape[1] - self.lead, dim, norm, seeds)
             drawn = F.pad(drawn.to(self.slot.device, non_blocking=True), (0, 0, self.lead, 0))
         else:
             rows = torch.stack([low_norm_noise(MAX_TAIL_LENGTH, dim, norm, seed) for seed in seeds])
