@@ -95,6 +95,17 @@ def test_the_trainer_refuses_a_reference_that_it_cannot_follow(make_model, tmp_p
         TokMatTrainingArguments(str(tmp_path), report_to="none", use_cpu=True, reference_sharpness=0)
 
 
+def test_a_batch_without_own_rows_is_one_of_text_alone(make_model, tmp_path):
+    args = TokMatTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    torch.manual_seed(0)
+    model, reference = (make_model(phrase_penalty=1.0, **FIELDS) for _ in range(2))
+    trainer = TokMatTrainer(model.train(), args, reference=reference)
+    text = {"input_ids": IDS, "labels": IDS}
+    loss = trainer.compute_loss(model, text | {"tail_only": ~OWN & OWN})
+    torch.testing.assert_close(loss, trainer.compute_loss(model, text))
+    assert not torch.allclose(loss, trainer.compute_loss(model, text | {"tail_only": OWN}))
+
+
 @pytest.mark.usefixtures("own_folder")
 def test_the_command_line_trains_on_own_text(story_file, trained, tmp_path):
     own = ["--prompts", story_file, "--texts", 4, "--max-new-tokens", 20, "--add-bos", "--stop-loops", "false"]

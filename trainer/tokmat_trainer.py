@@ -145,7 +145,8 @@ class TokMatTrainer(GuardedTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.reference is not None and inputs.get("tail_only") is not None:
-            inputs = inputs | {"reference": self._of_the_reference(inputs)}
+            own = bool(inputs["tail_only"].any())
+            inputs = inputs | ({"reference": self._of_the_reference(inputs)} if own else {"tail_only": None})
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
