@@ -82,7 +82,8 @@ def save_tail_adapter(
     if model.tail_adapters is None:
         raise ValueError("`model` has no tail adapters (tail_adapter_rank is 0), so there is nothing to save apart")
     fields = {name: getattr(model.config, name) for name in tokmat_fields() if name not in _OF_THE_SOURCE}
-    settings = {name: getattr(model.generation_config, name) for name in SETTINGS}
+    # A model that was saved before a setting existed has it not.
+    settings = {name: getattr(model.generation_config, name, getattr(MaturationSettings, name)) for name in SETTINGS}
     values = {
         "source": source and public_name(source),
         "fingerprint": fingerprint(model),
