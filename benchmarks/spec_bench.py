@@ -13,6 +13,7 @@ wins for the wrong reason. The last line on stdout is one JSON object.
 """
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -40,6 +41,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from trainer.data import load_documents
 from trainer.evaluation.metrics import rep_n
+from trainer.models import machine_device
 from trainer.own_text import LOOP
 
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
@@ -81,8 +83,8 @@ class Passes:
     def _one(self, module, args) -> None:
         self.count += 1
 
-    def since(self, before: int) -> int:
-        return self.count - before
+
+COMPILED = "greedy, compiled"
 
 
 def decoders_of(source, tokmat, names: list[str]) -> dict:
@@ -90,6 +92,8 @@ def decoders_of(source, tokmat, names: list[str]) -> dict:
     tail = {"commit": "verified", "prompt_lookup_num_tokens": None}
     known = {
         "greedy": (source, {}),
+        # transformers compiles it on a GPU: a copy, because the hook that counts passes would break the graph.
+        COMPILED: (copy.deepcopy(source) if COMPILED in names else source, {"cache_implementation": "static"}),
         "prompt lookup": (source, {"prompt_lookup_num_tokens": LOOKED_UP}),
         "K = 1": (tokmat, {"tail_length": 1, "alpha_max": 1.0, "commit": "front"}),
         "tail": (tokmat, tail),
@@ -100,21 +104,25 @@ def decoders_of(source, tokmat, names: list[str]) -> dict:
 
 def measure(decoders: dict, prompts: list, args, advance) -> list[dict]:
     """One row per prompt and decoder."""
-    passes = {id(model): Passes(model) for model, _ in {id(pair[0]): pair for pair in decoders.values()}.values()}
+    counted = {id(model): model for name, (model, _) in decoders.items() if name != COMPILED}
+    passes = {key: Passes(model) for key, model in counted.items()}
     rows = []
     for number, (kind, ids) in enumerate(prompts):
-        expected, took = None, {}
+        ids, expected, took = ids.to(machine_device()), None, {}
         for repetition in range(args.repeats):
             for name, (model, settings) in decoders.items():
-                before, start = passes[id(model)].count, time.perf_counter()
+                counter = passes.get(id(model))
+                before, start = counter.count if counter else 0, time.perf_counter()
                 run = {"max_new_tokens": args.new_tokens, "do_sample": False, "return_dict_in_generate": True}
                 output = model.generate(ids, attention_mask=torch.ones_like(ids), **run, **settings)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
                 took.setdefault(name, []).append(time.perf_counter() - start)
                 new = output.sequences[0, ids.shape[1] :].tolist()
                 expected = new if expected is None else expected
                 if repetition == 0:
                     row = {"prompt": number, "kind": kind, "decoder": name, "tokens": len(new)}
-                    row |= {"passes": passes[id(model)].since(before), "same_text": new == expected}
+                    row |= {"passes": counter.count - before if counter else len(new), "same_text": new == expected}
                     row |= {"loops": rep_n([expected], 3) > LOOP, "drafts_taken": output.get("drafts_taken")}
                     rows.append(row)
                 advance(kind)
@@ -210,14 +218,15 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(args.source)
     given = {"dtype": DTYPES[args.dtype], "attn_implementation": args.attention}
-    source = AutoModelForCausalLM.from_pretrained(args.source, **given).eval()
+    source = AutoModelForCausalLM.from_pretrained(args.source, **given).eval().to(machine_device())
     tokmat = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=True, **given).eval()
+    tokmat.to(machine_device())
     prompts = spec_bench_prompts(args.spec_bench, args.per_category, tokenizer) if args.spec_bench else []
     for path in args.data:
         prompts += text_prompts(path, args.per_category, tokenizer)
     decoders = decoders_of(source, tokmat, args.decoders)
     for model, settings in decoders.values():  # kernels and caches are warm
-        model.generate(prompts[0][1], max_new_tokens=8, do_sample=False, **settings)
+        model.generate(prompts[0][1].to(model.device), max_new_tokens=8, do_sample=False, **settings)
     with progress_bar() as progress:
         task = progress.add_task("", total=len(prompts) * len(decoders) * args.repeats)
         rows = measure(decoders, prompts, args, lambda text: progress.update(task, advance=1, description=text))
