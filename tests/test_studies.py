@@ -220,9 +220,9 @@ def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_te
     "studies",
     [
         list(STUDIES)[:5],
-        pytest.param(list(STUDIES)[5:-7], marks=pytest.mark.slow),
+        pytest.param(list(STUDIES)[5:-8], marks=pytest.mark.slow),
         pytest.param(["look_ahead"], marks=pytest.mark.slow),
-        ["pretrained", "peers", "decoding", "paper", "controls"],
+        ["pretrained", "peers", "decoding", "practice", "paper", "controls"],
     ],
     ids=["first", "second", "look_ahead", "pretrained"],
 )

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from trainer.models import make_baseline
-from trainer.studies import decoding, likeness, peers, pretrained, pretrained_lab, structured
+from trainer.own_text import answer, load_own_text
+from trainer.studies import decoding, likeness, peers, practice, pretrained, pretrained_lab, structured
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
 from trainer.studies.pretrained_lab import OPENING, PretrainedLab
@@ -159,3 +160,29 @@ def test_the_papers_recipe_starts_from_the_source_on_a_sphere(bench, monkeypatch
     prompts = made.prompts(20)
     assert prompts.ids.shape == (3, 16) and prompts.human.shape == (3, 20)
     assert OPENING.endswith(made.tokenizer.decode(prompts.ids[0]))
+
+
+def test_practice_goes_on_from_the_round_before_on_its_own_text_and_peoples(bench, monkeypatch):
+    made, trained = practice.Practice(bench.lab), []
+    train = practice.train
+    monkeypatch.setattr(practice, "train", lambda trainer, folder: trained.append(trainer) or train(trainer, folder))
+    drill = practice.Drill(blocks=(32, 48), own=192, step=96, passes=2)
+    monkeypatch.setitem(practice.DRILLS, "small", drill)
+    made.drill = drill
+    second = made.practised(2)
+    assert [made.practised(number) for number in (1, 2)] == [made.lab.path("practised-1"), second] and len(
+        trained
+    ) == 2
+    for trainer, own, peoples, block, rate in zip(trained, (6, 4), (3, 2), drill.blocks, (8e-4, 7e-4)):
+        rows = trainer.train_dataset
+        assert [sum(rows["tail_only"]), len(rows) - sum(rows["tail_only"])] == [own, peoples]
+        assert {len(ids) for ids in rows["input_ids"]} == {block}
+        assert trainer.args.learning_rate == pytest.approx(rate)
+        assert trainer.args.max_steps == 2 * (len(rows) // (96 // block))
+    ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
+    found = [made.load(folder)(ids).logits for folder in (None, made.practised(1), second)]
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+    written = load_own_text(made.lab.path("own-practised-1.jsonl"))
+    one = written[0]
+    wanted = answer(made.load(made.practised(1)), made.tokenizer, [one["prompt_ids"]], 32, False, False)
+    assert one["answer_ids"] == wanted[0]  # by the model of the round before

@@ -18,6 +18,7 @@ STUDIES = {
     "pretrained": "a pretrained model under argmax, before and after it unlearns its phrases",
     "peers": "what unlikelihood training and DITTO do to a pretrained model on the same budget",
     "decoding": "the lesson that unlearns most of a pretrained model's loops, beside every way to decode it",
+    "practice": "a pretrained model that practises, round by round, to write without repeated phrases",
     "likeness": "MAUVE of what a pretrained model writes, decoder by decoder",
     "paper": "the paper's table of repetition, its recipe trained from a pretrained model's weights",
     "controls": "what noise, smoothing and slower turning do to a pretrained model's text, dose by dose",

@@ -11,7 +11,7 @@ from .peers import SEQUENCE, merged, worn
 from .pretrained import MEASURES, Bench, draw, judged
 from .repetition import tables
 
-SEEDS = (1, 2)
+SEEDS = (1, 2, 3)
 SAMPLING = {
     "nucleus 0.95": {"top_p": 0.95, "top_k": 0},
     "min-p 0.1": {"min_p": 0.1, "top_k": 0},
@@ -20,16 +20,8 @@ SAMPLING = {
 
 
 def study(lab: Lab) -> Finding:
-    bench, rows = Bench(lab), []
-    lengths = lab.budget.lengths
-    for count, some in ((bench.size.prompts, lengths[:-1]), (bench.size.long_prompts, lengths[-1:])):
-        prompts = bench.prompts(count, some[-1])
-        for name, model, settings in decoders(bench, most=some[-1] < lengths[-1]):
-            for row in bench.measured(name, model, settings, prompts, some):
-                rows.append(row)
-                lab.say(
-                    f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte"
-                )
+    bench = Bench(lab)
+    rows = bench.at_every_length(lambda most: decoders(bench, most))
     return concluded(lab, bench, rows, perplexities(bench))
 
 
@@ -69,13 +61,11 @@ def concluded(lab: Lab, bench: Bench, rows: list[dict], kept: dict[str, float]) 
         told.append(f"{length} tokens: {text}")
         holds += reached
     holds.append(kept[ours] <= 1.05 * kept["source"])
-    others = [
-        f"{row['rep_2']:.3f} at {row['new_tokens']} tokens"
-        for row in rows
-        for seed in SEEDS[1:]
-        if row["decoder"] == named(seed)
-    ]
-    told.append(f"Rep-2 of the other training seed: {', '.join(others)}.")
+    others = []
+    for seed in SEEDS[1:]:
+        found = [f"{row['rep_2']:.3f} at {row['new_tokens']}" for row in rows if row["decoder"] == named(seed)]
+        others.append(f"seed {seed} {', '.join(found)} tokens")
+    told.append(f"Rep-2 by other training seeds: {'; '.join(others)}.")
     times = [f"{kept[named(seed)] / kept['source']:.3f}" for seed in SEEDS]
     told.append(f"Perplexity of held-out text by training seed, times the source's: {', '.join(times)}.")
     size = bench.size

@@ -117,9 +117,7 @@ def study(lab: Lab) -> Finding:
     prompts = bench.prompts(bench.size.prompts, lengths[-1])
     rows, kept = [], {}
     for name, model, settings in decoders(bench):
-        for row in bench.measured(name, model, settings, prompts, lengths):
-            rows.append(row)
-            lab.say(f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte")
+        rows += bench.told([(name, model, settings)], prompts, lengths)
         if model is not None:
             kept[name] = bench.perplexity(model)
     return concluded(lab, bench, rows, kept)

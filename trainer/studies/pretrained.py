@@ -81,16 +81,7 @@ SIZES = {
 def study(lab: Lab) -> Finding:
     bench = Bench(lab)
     tuned = [bench.round(number) for number in range(1, bench.size.rounds + 1)]
-    rows = []
-    lengths = lab.budget.lengths
-    for count, some in ((bench.size.prompts, lengths[:-1]), (bench.size.long_prompts, lengths[-1:])):
-        prompts = bench.prompts(count, some[-1])
-        for name, model, settings in bench.decoders(tuned, most=some[-1] < lengths[-1]):
-            for row in bench.measured(name, model, settings, prompts, some):
-                rows.append(row)
-                lab.say(
-                    f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte"
-                )
+    rows = bench.at_every_length(lambda most: bench.decoders(tuned, most))
     kept = bench.perplexities(tuned)
     return concluded(lab, bench.size, rows, kept)
 
@@ -168,11 +159,15 @@ class Bench:
             self.write_endless(self.load(adapter), path, count, seed=100 + number)
         return path
 
-    def write_endless(self, model, path: Path, count: int, seed: int) -> None:
-        """Greedy text without an end, a block of it with its beginning; batches that are there are kept."""
+    def write_endless(
+        self, model, path: Path, count: int, seed: int, block: int | None = None, rows: int = 80
+    ) -> None:
+        """Greedy text without an end, a block of it with its beginning, so many `rows` at a time; batches that are
+        there are kept."""
         starts = passages(self.lab.documents[0]["text"], self.tokenizer, count, PROMPT_TOKENS, seed=seed).tolist()
-        batches = [[Prompt(ids, "text") for ids in starts[first : first + 80]] for first in range(0, count, 80)]
-        settings = {"max_new_tokens": self.size.block - PROMPT_TOKENS, "stop_loops": False, "may_end": False}
+        batches = [[Prompt(ids, "text") for ids in starts[first : first + rows]] for first in range(0, count, rows)]
+        new_tokens = (block or self.size.block) - PROMPT_TOKENS
+        settings = {"max_new_tokens": new_tokens, "stop_loops": False, "may_end": False}
         write_own_text(model, self.tokenizer, batches, path, settings)
 
     def rows(self, own: list[Path], seed: int) -> Dataset:
@@ -206,6 +201,24 @@ class Bench:
             yield f"penalty {penalty}", source, greedy | {"repetition_penalty": penalty}
         for nats in (1.5, 3.0) if most else ():
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
+
+    def at_every_length(self, decoders) -> list[dict]:
+        """Rows of the decoders that `decoders(most)` yields, `most` of them but for the longest texts, which fewer
+        prompts get as well."""
+        lengths, rows = self.lab.budget.lengths, []
+        for count, some in ((self.size.prompts, lengths[:-1]), (self.size.long_prompts, lengths[-1:])):
+            rows += self.told(decoders(some[-1] < lengths[-1]), self.prompts(count, some[-1]), some)
+        return rows
+
+    def told(self, decoders, prompts: Prompts, lengths) -> list[dict]:
+        """Rows of every decoder, each said as it comes."""
+        rows = []
+        for name, model, settings in decoders:
+            for row in self.measured(name, model, settings, prompts, lengths):
+                rows.append(row)
+                said = f"{row['new_tokens']} tokens, {name}: Rep-2 {row['rep_2']:.3f}, {row['bits']:.3f} bits per byte"
+                self.lab.say(said)
+        return rows
 
     def measured(self, name, model, settings, prompts: Prompts, lengths, measures=MEASURES) -> list[dict]:
         """A row per length of one decoder's text; kept, so that a study that was killed goes on behind it."""

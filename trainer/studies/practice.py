@@ -1,0 +1,165 @@
+# Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
+"""The phrases' lesson (`pretrained`) at length: many rounds, each on fresh text of the model of that moment.
+
+Target, test set and judge are those of `pretrained`, fixed there before a model was judged. Three things differ from
+its rounds. People's rows are taught by cross-entropy on the text, as in the recipe of the stories model: people do
+repeat short phrases, and a model that follows its source without them on people's text forgets how. Rows grow to 1,024
+tokens, since text of 256 tokens holds few of the loops of 1,000. And there are some hundred times as many tokens: made
+for a GPU (minutes), the rounds take days on two cores.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+
+from modeling_tokmat import TokMatForContinuousLM
+
+from ..collator import TokMatDataCollator
+from ..evaluation.prompts import passages
+from ..own_text import load_own_text
+from ..tokmat_trainer import TokMatTrainer
+from ..training_args import TokMatTrainingArguments
+from ..training_run import bf16_supported
+from .lab import Finding, Lab
+from .pretrained import MEASURES, NATS, PROMPT_TOKENS, Bench, adapted, draw, judged, schedule, train
+from .repetition import tables
+
+PRACTISED = "phrases, practised"
+RATE, FALL = 8e-4, 1e-4  # of the first round, and by how much each round's is lower
+SHARPNESS = 2.0  # `reference_sharpness`: argmax reads what is likeliest
+PEOPLES = 1 / 3  # of the rows
+
+
+@dataclass(frozen=True)
+class Drill:
+    """How much is practised."""
+
+    blocks: tuple[int, ...]  # tokens of a row, round by round
+    own: int  # tokens that the model writes for a round
+    step: int  # tokens of a step
+    passes: int  # over the rows of a round
+
+
+DRILLS = {
+    "small": Drill(blocks=(48, 64), own=256, step=128, passes=1),
+    "full": Drill(blocks=(256,) * 3 + (1024,) * 2, own=2**18, step=2**13, passes=2),
+}
+
+
+class Practice(Bench):
+    """What the rounds are, and what they teach."""
+
+    def __init__(self, lab: Lab):
+        super().__init__(lab)
+        self.drill = DRILLS[lab.budget.name]
+
+    def practised(self, number: int) -> Path:
+        """The folder of the adapters after so many rounds, trained unless they are there."""
+        folder = self.lab.path(f"practised-{number}")
+        if (folder / "adapter_model.safetensors").is_file():
+            return folder
+        before = self.practised(number - 1) if number > 1 else None
+        drill, block = self.drill, self.drill.blocks[number - 1]
+        rows = self.rows_of(number, before)
+        batch = max(drill.step // block, 1)
+        steps = drill.passes * max(len(rows) // batch, 1)
+        self.lab.say(f"round {number}: {steps} steps of {batch} rows of {block} tokens")
+        fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "regression_weight": 0.0}
+        fields["negatives"] = "all"
+        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
+        torch.manual_seed(number)  # of the adapters' weights
+        if before is None:
+            adapters = adapted(model, "backbone.")
+        else:
+            adapters = PeftModel.from_pretrained(model, before, is_trainable=True)
+        rate = RATE - (number - 1) * FALL
+        work = folder.with_name(f"{folder.name}.training")
+        settings = schedule(work, steps, batch, rate, number, self.lab.device)
+        settings["bf16"] = self.lab.device.type != "cpu" and bf16_supported()
+        trainer = TokMatTrainer(
+            adapters,
+            TokMatTrainingArguments(reference_sharpness=SHARPNESS, **settings),
+            reference=self.load(),
+            train_dataset=rows,
+            processing_class=self.tokenizer,
+            data_collator=TokMatDataCollator(self.tokenizer),
+        )
+        train(trainer, folder)
+        return folder
+
+    def rows_of(self, number: int, before: Path | None) -> Dataset:
+        """Rows of what the model writes after the round before, and of people's text."""
+        block = self.drill.blocks[number - 1]
+        count = max(self.drill.own // block, 1)
+        path = self.lab.path(f"own-practised-{number - 1}.jsonl")
+        self.lab.say(f"writing {count} texts of {block} tokens after {number - 1} rounds")
+        at_once = 80 if self.lab.device.type == "cpu" else 1024
+        self.write_endless(self.load(before), path, count, 500 + number, block, at_once)
+        own = [row["prompt_ids"] + row["answer_ids"] for row in load_own_text(path)]
+        peoples = round(count * PEOPLES / (1 - PEOPLES))
+        people = passages(self.lab.documents[0]["text"], self.tokenizer, peoples, block, seed=600 + number).tolist()
+        rows = [{"input_ids": ids, "tail_only": True} for ids in own]
+        return Dataset.from_list(rows + [{"input_ids": ids, "tail_only": False} for ids in people])
+
+
+def study(lab: Lab) -> Finding:
+    bench = Practice(lab)
+    adapters = [bench.practised(number + 1) for number in range(len(bench.drill.blocks))]
+    rows = bench.at_every_length(lambda most: decoders(bench, adapters, most))
+    kept = {
+        name: bench.perplexity(bench.load(adapter)) for name, adapter in [("source", None), *named(adapters).items()]
+    }
+    return concluded(lab, bench, rows, kept)
+
+
+def named(adapters: list[Path]) -> dict[str, Path]:
+    """The last round's first."""
+    before = {f"{PRACTISED}, round {number}": folder for number, folder in enumerate(adapters[:-1], start=1)}
+    return {PRACTISED: adapters[-1], **before}
+
+
+def decoders(bench: Practice, adapters: list[Path], most: bool):
+    """(name, model or None for people, settings), one model at a time; the longest texts have fewer rivals."""
+    argmax, greedy = {"tail_length": 1, "alpha_max": 1.0}, {"do_sample": False}
+    yield "human", None, {}
+    for name, folder in named(adapters).items():
+        if most or name == PRACTISED:
+            yield name, bench.load(folder), argmax
+    source = bench.lab.load(Path(bench.source))
+    yield "greedy", source, greedy
+    for penalty in (1.05, 1.1, 1.2) if most else (1.2,):
+        yield f"penalty {penalty}", source, greedy | {"repetition_penalty": penalty}
+
+
+def concluded(lab: Lab, bench: Practice, rows: list[dict], kept: dict[str, float]) -> Finding:
+    told, holds = [], []
+    for length in lab.budget.lengths:
+        text, reached = judged([row for row in rows if row["new_tokens"] == length], PRACTISED)
+        told.append(f"{length} tokens: {text}")
+        holds += reached
+    holds.append(kept[PRACTISED] <= 1.05 * kept["source"])
+    told.append(f"Perplexity of held-out text, times the source's: {kept[PRACTISED] / kept['source']:.3f}.")
+    longest = lab.budget.lengths[-2]
+    by_round = {row["decoder"]: row["rep_2"] for row in rows if row["new_tokens"] == longest}
+    curve = [f"{by_round[name]:.3f}" for name in [*list(named([Path()] * len(bench.drill.blocks)))[1:], PRACTISED]]
+    told.append(f"Rep-2 at {longest} tokens, round by round: {', '.join(curve)}.")
+    drill = bench.drill
+    return Finding(
+        claim="A pretrained model that loops under argmax repeats no more than people do, at 50, 200 and 1,000 "
+        "tokens, after it has practised to follow its source without repeated phrases on long text of its own, "
+        "in many rounds; its text is judged no worse than with the weakest penalty at decoding that repeats as "
+        "little, and it forgets nothing.",
+        finding=" ".join(told),
+        verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
+        rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in kept.items())],
+        figure=draw(rows, lab.budget.lengths, PRACTISED),
+        text=tables(rows, (*MEASURES, "bits"))
+        + f"\n\n{len(drill.blocks)} rounds, rows of {', '.join(map(str, drill.blocks))} tokens; {drill.own:,} tokens "
+        f"of own text a round, seen {drill.passes} times, and half as many of people's; {drill.step:,} tokens a step. "
+        f"Prompts of {PROMPT_TOKENS} tokens. bits: per byte, under a judge of another tokenizer. Intervals: 95 %, "
+        "bootstrap over prompts.",
+    )
