@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import average
 import pytest
 import torch
 
+from trainer.checkpoints import load_model
 from trainer.conversion import from_autoregressive
 from trainer.models import make_baseline
 from trainer.recipes import SOURCE_TAIL
@@ -154,3 +156,21 @@ def test_every_way_of_a_wide_pass_is_the_same_product(monkeypatch):
         torch.testing.assert_close(
             kernel(weight, 3)(vectors), expected, rtol=0, atol=loss * expected.abs().max().item()
         )
+
+
+def test_average_keeps_what_the_first_has_alone(folder, tokenizer, tmp_path):
+    first = load_model(str(folder / "tail"))
+    torch.manual_seed(1)
+    other = from_autoregressive(make_baseline(None, "tiny", tokenizer))
+    other.save_pretrained(tmp_path / "other")
+    average.average(str(folder / "tail"), str(tmp_path / "other"), tmp_path / "mean", 0.75)
+    mean, rest = load_model(str(tmp_path / "mean")).state_dict(), other.state_dict()
+    assert any("tail_adapters" in name for name in mean.keys() - rest.keys())
+    for name, tensor in first.state_dict().items():
+        wanted = 0.75 * tensor + 0.25 * rest[name] if name in rest and tensor.is_floating_point() else tensor
+        torch.testing.assert_close(mean[name], wanted)
+    with pytest.raises(ValueError, match="--weight is 1.5"):
+        average.average(str(folder / "tail"), str(tmp_path / "other"), tmp_path / "no", 1.5)
+    with pytest.raises(ValueError, match="is no model of the shape of"):
+        average.average(str(tmp_path / "other"), str(folder / "tail"), tmp_path / "no", 0.5)
+    assert not (tmp_path / "no").exists()
