@@ -164,8 +164,8 @@ def test_the_papers_recipe_starts_from_the_source_on_a_sphere(bench, monkeypatch
 
 def test_practice_goes_on_from_the_round_before_on_its_own_text_and_peoples(bench, monkeypatch):
     made, trained = practice.Practice(bench.lab), []
-    train = practice.train
-    monkeypatch.setattr(practice, "train", lambda trainer, folder: trained.append(trainer) or train(trainer, folder))
+    train = pretrained.train
+    monkeypatch.setattr(pretrained, "train", lambda trainer, folder: trained.append(trainer) or train(trainer, folder))
     drill = practice.Drill(blocks=(32, 48), own=192, step=96, passes=2)
     monkeypatch.setitem(practice.DRILLS, "small", drill)
     made.drill = drill

@@ -10,22 +10,14 @@ for a GPU (minutes), the rounds take days on two cores.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import PeftModel
 
-from modeling_tokmat import TokMatForContinuousLM
-
-from ..collator import TokMatDataCollator
 from ..evaluation.prompts import passages
 from ..own_text import load_own_text
-from ..tokmat_trainer import TokMatTrainer
-from ..training_args import TokMatTrainingArguments
 from ..training_run import bf16_supported
 from .lab import Finding, Lab
-from .pretrained import MEASURES, NATS, PROMPT_TOKENS, Bench, adapted, draw, judged, schedule, train
+from .pretrained import MEASURES, PROMPT_TOKENS, Bench, draw, judged, schedule
 from .repetition import tables
 
 PRACTISED = "phrases, practised"
@@ -68,27 +60,11 @@ class Practice(Bench):
         batch = max(drill.step // block, 1)
         steps = drill.passes * max(len(rows) // batch, 1)
         self.lab.say(f"round {number}: {steps} steps of {batch} rows of {block} tokens")
-        fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "regression_weight": 0.0}
-        fields["negatives"] = "all"
-        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
-        torch.manual_seed(number)  # of the adapters' weights
-        if before is None:
-            adapters = adapted(model, "backbone.")
-        else:
-            adapters = PeftModel.from_pretrained(model, before, is_trainable=True)
         rate = RATE - (number - 1) * FALL
         work = folder.with_name(f"{folder.name}.training")
         settings = schedule(work, steps, batch, rate, number, self.lab.device)
         settings["bf16"] = self.lab.device.type != "cpu" and bf16_supported()
-        trainer = TokMatTrainer(
-            adapters,
-            TokMatTrainingArguments(reference_sharpness=SHARPNESS, **settings),
-            reference=self.load(),
-            train_dataset=rows,
-            processing_class=self.tokenizer,
-            data_collator=TokMatDataCollator(self.tokenizer),
-        )
-        train(trainer, folder)
+        self.follow(folder, before, rows, SHARPNESS, settings)
         return folder
 
     def rows_of(self, number: int, before: Path | None) -> Dataset:

@@ -123,26 +123,34 @@ class Bench:
             own.append(self.own_text(number - 2, None))  # is there
         rows = self.rows(own, seed=number)
         self.lab.say(f"round {number}: {self.size.steps} steps")
+        sharpness = SHARPNESS[min(number, len(SHARPNESS)) - 1]
+        work = folder.with_name(f"{folder.name}.training")
+        self.follow(folder, before, rows, sharpness, self.schedule(work, number))
+        return folder
+
+    def follow(self, folder: Path, before: Path | None, rows: Dataset, sharpness: float, settings: dict[str, Any]):
+        """Teach adapters, fresh ones or those in `before`, what the source says without its phrases, into `folder`.
+
+        Args:
+            rows: those of own text are `tail_only`. settings: arguments of the training.
+        """
         fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "regression_weight": 0.0}
         fields["negatives"] = "all"
         model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
+        torch.manual_seed(settings["seed"])  # of the adapters' weights
         if before is None:
             adapters = adapted(model, "backbone.")
         else:
             adapters = PeftModel.from_pretrained(model, before, is_trainable=True)
-        work = folder.with_name(f"{folder.name}.training")
-        sharpness = SHARPNESS[min(number, len(SHARPNESS)) - 1]
-        args = TokMatTrainingArguments(reference_sharpness=sharpness, **self.schedule(work, number))
         trainer = TokMatTrainer(
             adapters,
-            args,
+            TokMatTrainingArguments(reference_sharpness=sharpness, **settings),
             reference=self.load(),
             train_dataset=rows,
             processing_class=self.tokenizer,
             data_collator=TokMatDataCollator(self.tokenizer),
         )
         train(trainer, folder)
-        return folder
 
     def schedule(self, work: Path, seed: int) -> dict[str, Any]:
         """Arguments of a training of a round's length."""
