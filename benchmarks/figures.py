@@ -83,8 +83,19 @@ def stories(new_tokens: int) -> list[list[str]]:
 @table("stories-diary", "stories-diary")
 def stories_diary():
     names = {"human": "people", "ar greedy": "twin, greedy"}
-    names |= {f"tokmat ({name})": name for name in ("front", "unlikely", "round2", "round3", "round4")}
-    found = {row["name"]: row for row in load("stories-diary")["decoders"]}
+    return diary("stories-diary", names, ("front", "unlikely", "round2", "round3", "round4"))
+
+
+@table("stories-practice", "stories-practice")
+def stories_practice():
+    names = {"human": "people", "ar greedy": "twin, greedy"}
+    names |= {f"ar penalty {penalty}": f"twin, penalty {penalty}" for penalty in ("1.2", "1.3")}
+    return diary("stories-practice", names, ("round3", "practice8", "settled", "averaged"))
+
+
+def diary(file: str, names: dict[str, str], models: tuple[str, ...]) -> list[list[str]]:
+    names = names | {f"tokmat ({name})": name for name in models}
+    found = {row["name"]: row for row in load(file)["decoders"]}
     measures = ("rep_2", "rep_3", "loop", "judge_perplexity")
     rows = [["", *(MEASURES[measure] for measure in measures)]]
     for name, title in names.items():

@@ -4,15 +4,18 @@
 #     bash benchmarks/stories.sh FOLDER_OF_TEXTS runs/stories      (make stories TEXTS=FOLDER)
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt and tinystories-valid.txt, documents separated by lines of <|endoftext|>.
-# Every step goes on where it was interrupted; all draws come from seeds below. About three hours on two cores.
+# Every step goes on where it was interrupted; all draws come from seeds below. About seven hours on two cores, four of
+# them the practice, which took seven minutes on an H200.
 #
 # 1 ar       both begin as one autoregressive model
 # 2 twin     goes on as it began
 # 3 front    the same steps and text, with phrases of the past as negatives
 # 4 round1 .. round3: where no text may end the model before writes on, and is then taught there what the twin would
 #            say without repeated phrases; the other rows stay stories
-# 5 own      what that model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, twice
-# 6 judge    of another seed, to compare texts by
+# 5 practice the same at length: eight rounds, larger ones, each on fresh text; settled: one more with a weaker penalty;
+#            averaged: of their weights
+# 6 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, twice
+# 7 judge    of another seed, to compare texts by
 set -euo pipefail
 texts=$1 out=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,29 +48,40 @@ endless() { # MODEL TEXTS SEED FILE
     write "$1" "$4" --prompt-tokens 8 16 --texts "$(steps "$2")" --seed "$3" --stop-loops false --may-end false
 }
 [ -f "$out/reference/config.json" ] || tokmat convert "$out/twin" "$out/reference"
-round() { # FOLDER START STEPS LEARNING_RATE NATS SEED, then the names of texts
-    local folder=$1 start=$2 count=$3 rate=$4 nats=$5 seed=$6
-    shift 6
+round() { # FOLDER START STEPS LEARNING_RATE NATS SEED ROWS SHARPNESS, then the names of texts
+    local folder=$1 start=$2 count=$3 rate=$4 nats=$5 seed=$6 rows=$7 sharpness=$8
+    shift 8
     train "$folder" "${text[@]}" --model "$out/$start" --max-steps "$(steps "$count")" --learning-rate "$rate" \
-        --seed "$seed" --clean-probability 1 --context-negatives 3 --context-ngram 2 \
-        --reference "$out/reference" --phrase-penalty "$nats" --tail-share 0.6 --tail-data "${@/#/$out/}"
+        --seed "$seed" --clean-probability 1 --context-negatives 3 --context-ngram 2 --per-device-train-batch-size "$rows" \
+        --reference "$out/reference" --phrase-penalty "$nats" --reference-sharpness "$sharpness" \
+        --tail-share 0.6 --tail-data "${@/#/$out/}"
 }
 endless ar 1024 1 loops-ar.jsonl
 endless front 512 1 loops-front.jsonl
-round round1 front 200 1e-3 2 0 loops-front.jsonl loops-ar.jsonl
+round round1 front 200 1e-3 2 0 16 1 loops-front.jsonl loops-ar.jsonl
 endless round1 640 11 loops1.jsonl
-round round2 round1 200 8e-4 2.5 1 loops1.jsonl
+round round2 round1 200 8e-4 2.5 1 16 1 loops1.jsonl
 endless round2 640 12 loops2.jsonl
-round round3 round2 240 6e-4 5 2 loops2.jsonl loops1.jsonl
-write round3 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 2
-foresee() { # FOLDER START TEXT STEPS LEARNING_RATE
+round round3 round2 240 6e-4 5 2 16 1 loops2.jsonl loops1.jsonl
+before=round3 written=()
+for number in 1 2 3 4 5 6 7 8; do
+    endless "$before" 1280 "2$number" "practice$number.jsonl"
+    written=("practice$number.jsonl" "${written[@]:0:1}")
+    round "practice$number" "$before" 200 "$((9 - number))e-4" 5 "1$number" 32 2 "${written[@]}"
+    before=practice$number
+done
+endless practice8 896 31 settling.jsonl
+round settled practice8 200 5e-4 2 31 16 2 settling.jsonl
+foresee() { # FOLDER START TEXT STEPS LEARNING_RATE ROWS
     train "$1" --model "$out/$2" --train tail --data "$out/$3" --validation-fraction 0.03 --block-size 256 \
-        --max-steps "$(steps "$4")" --learning-rate "$5" --context-negatives 0 --phrase-penalty 0 --tail-metrics 0 \
-        --loop-share "${LOOP_SHARE:-0.25}"
+        --max-steps "$(steps "$4")" --learning-rate "$5" --per-device-train-batch-size "$6" --context-negatives 0 \
+        --phrase-penalty 0 --tail-metrics 0 --loop-share "${LOOP_SHARE:-0.25}"
 }
-foresee tail-begun round3 own.jsonl 320 1e-3
-write round3 own-more.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 3
-foresee tail tail-begun own-more.jsonl 240 6e-4
+write practice8 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 4096)" --seed 2
+foresee tail-begun practice8 own.jsonl 450 1e-3 32
+[ -f "$out/averaged/config.json" ] || python benchmarks/average.py "$out/tail-begun" "$out/settled" "$out/averaged" --weight 0.7
+write averaged own-more.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 3
+foresee tail averaged own-more.jsonl 200 6e-4 16
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 python benchmarks/ship.py "$out/tail" "$out/tokmat-stories"

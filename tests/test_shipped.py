@@ -16,25 +16,25 @@ ROOT = Path(__file__).parents[1]
 MOST_MB = 16
 # Forty tokens, the likeliest logit of each more than 0.05 above the next: no machine rounds that away.
 TEXTS = {
-    "The cat wanted": (
-        " to play with his toy. He had a big box of toys and a red ball. The ball was very big and had"
-        " many toys.\n\nOne day, the ball went for a walk."
+    "One day, a little boy": (
+        " named Tim went to the park with his mom. They saw a big tree with a ball. Tim wanted to play"
+        " with the ball, but he was too small. He wanted the ball to catch the"
     ),
-    "Sara and Ben were": (
-        " playing in the park. They liked to run and jump and slide. One day, they saw a big tree. It"
-        ' was a little bird. The bird was very happy.\n\n"Look,'
+    "A small bird": (
+        " was walking through the forest. He was so excited to see what was inside. Suddenly, he heard"
+        " a voice. It was a big, shiny bird. The bird was scared and wanted to help the"
+    ),
+    "Anna had a doll": (
+        ". She liked to play with her toys and make them laugh. One day, she saw a big box in the box."
+        " It was a toy car. Anna wanted to see what was inside.\n"
     ),
     "Lily": (
-        " and Ben were playing in the park. They liked to run and jump and slide. One day, they saw a"
-        " big tree. It was a little bird. The bird was very happy.\n\n"
+        " and Ben were playing in the park. They liked to run and jump and slide. Lily saw a big tree"
+        ' with a ball. She wanted to see what was inside.\n\n"Can I play'
     ),
-    "There was a big dog": (
-        " named Max. Max loved to play with his toy car. One day, Max saw a big box in the park. He"
-        " wanted to see what was inside.\n\nMax asked his friend, Sam"
-    ),
-    "One day, a girl": (
-        " named Lily went to the park with her mom. They saw a big tree with a lot of leaves. Lily"
-        " wanted to play with the leaves, but she was too small.\n\nLily said,"
+    "In the forest": (
+        ", there was a little girl named Lily. She loved to play with her toys and make her happy. One"
+        " day, Lily's mom told her to go to the park to buy a new toy."
     ),
 }
 BEGINNINGS = [
