@@ -55,11 +55,11 @@ def perplexities(name: str) -> dict[str, float]:
 def unlearnt(new_tokens: str) -> list[list[str]]:
     """People, what was taught, and every way to decode the source, at one length."""
     measures = {"dist_2": "Dist-2", "rep_2": "Rep-2", "rep_3": "Rep-3", "loop": "Loop", "bits": "bits per byte"}
-    rows_of_both = [row for name in ("pretrained", "decoding") for row in study(name, "studies-135m")]
-    by_name = {row["decoder"]: row for row in rows_of_both if row["new_tokens"] == new_tokens}
+    all_rows = [row for name in ("pretrained", "practice", "decoding") for row in study(name, "studies-135m")]
+    by_name = {row["decoder"]: row for row in all_rows if row["new_tokens"] == new_tokens}
     ours = perplexities("pretrained")
     kept = {f"argmax, {name}": value for name, value in ours.items()} | {TUNED: ours["round 3"]}
-    kept |= perplexities("decoding")
+    kept |= perplexities("practice") | perplexities("decoding")
     rows = [["", *measures.values(), "perplexity"]]
     for name in sorted(by_name, key=lambda name: (name != "human", name not in kept)):
         cells = [with_interval(measure, (by_name[name][f"{measure}{end}"] for end in ENDS)) for measure in measures]
@@ -83,10 +83,10 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
-@table("functions", "functions", "functions-sequence")
+@table("functions", "functions", "functions-sequence", "functions-practice")
 def functions():
     rows = [["", "passed", "pass@1", "Rep-3 of what it wrote"]]
-    for found in (load("functions"), load("functions-sequence")):
+    for found in map(load, ("functions", "functions-sequence", "functions-practice")):
         for row in found["rows"]:
             share = row["passed"] / found["problems"]
             cells = [f"{row['passed']} of {found['problems']}", f"{share:.3f}", f"{row['rep_3']:.3f}"]
