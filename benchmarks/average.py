@@ -49,4 +49,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="where the mean goes")
     parser.add_argument("--weight", type=float, default=0.5, help="of the first")
     arguments = parser.parse_args()
-    average(arguments.first, arguments.second, arguments.folder, arguments.weight)
+    try:
+        average(arguments.first, arguments.second, arguments.folder, arguments.weight)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"average: {error}") from error

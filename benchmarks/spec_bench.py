@@ -46,6 +46,7 @@ from trainer.own_text import LOOP
 
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 PROMPT_TOKENS = 48  # of a text that is continued
+COMPILED = "greedy, compiled"
 LOOKED_UP = 10  # tokens that a repeated n-gram proposes
 
 
@@ -82,9 +83,6 @@ class Passes:
 
     def _one(self, module, args) -> None:
         self.count += 1
-
-
-COMPILED = "greedy, compiled"
 
 
 def decoders_of(source, tokmat, names: list[str]) -> dict:

@@ -170,9 +170,8 @@ def test_practice_goes_on_from_the_round_before_on_its_own_text_and_peoples(benc
     monkeypatch.setitem(practice.DRILLS, "small", drill)
     made.drill = drill
     second = made.practised(2)
-    assert [made.practised(number) for number in (1, 2)] == [made.lab.path("practised-1"), second] and len(
-        trained
-    ) == 2
+    assert [made.practised(number) for number in (1, 2)] == [made.lab.path("practised-1"), second]
+    assert len(trained) == 2
     for trainer, own, peoples, block, rate in zip(trained, (6, 4), (3, 2), drill.blocks, (8e-4, 7e-4)):
         rows = trainer.train_dataset
         assert [sum(rows["tail_only"]), len(rows) - sum(rows["tail_only"])] == [own, peoples]

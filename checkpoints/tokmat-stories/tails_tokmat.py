@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
-from .maturation_tokmat import MAX_TAIL_LENGTH, low_norm_noise, low_norm_noises, mix_seed, schedule_maturity
+from .maturation_tokmat import MAX_TAIL_LENGTH, low_norm_noises, mix_seed, schedule_maturity
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class SimulatedTails:
             drawn = low_norm_noises(self.slot.shape[1] - self.lead, dim, norm, seeds)
             drawn = F.pad(drawn.to(self.slot.device, non_blocking=True), (0, 0, self.lead, 0))
         else:
-            rows = torch.stack([low_norm_noise(MAX_TAIL_LENGTH, dim, norm, seed) for seed in seeds])
+            rows = low_norm_noises(MAX_TAIL_LENGTH, dim, norm, seeds)
             index = (self.slot - 1).clamp(min=0)[..., None].expand(-1, -1, dim)
             drawn = rows.to(self.slot.device, non_blocking=True).gather(1, index)
         return drawn * (self.slot > 0)[..., None]

@@ -8,7 +8,7 @@ the first one's model writes nothing good came (docs/RESULTS.md).
 from ..evaluation.decoders import PhrasePenalty
 from .lab import Finding, Lab
 from .peers import SEQUENCE, merged, worn
-from .pretrained import MEASURES, Bench, draw, judged
+from .pretrained import MEASURES, Bench, draw, judged_at_every_length
 from .repetition import tables
 
 SEEDS = (1, 2, 3)
@@ -55,11 +55,8 @@ def perplexities(bench: Bench) -> dict[str, float]:
 
 
 def concluded(lab: Lab, bench: Bench, rows: list[dict], kept: dict[str, float]) -> Finding:
-    ours, told, holds = named(SEEDS[0]), [], []
-    for length in lab.budget.lengths:
-        text, reached = judged([row for row in rows if row["new_tokens"] == length], ours)
-        told.append(f"{length} tokens: {text}")
-        holds += reached
+    ours = named(SEEDS[0])
+    told, holds = judged_at_every_length(rows, lab.budget.lengths, ours)
     holds.append(kept[ours] <= 1.05 * kept["source"])
     others = []
     for seed in SEEDS[1:]:

@@ -17,13 +17,12 @@ from ..evaluation.prompts import passages
 from ..own_text import load_own_text
 from ..training_run import bf16_supported
 from .lab import Finding, Lab
-from .pretrained import MEASURES, PROMPT_TOKENS, Bench, draw, judged, schedule
+from .pretrained import MEASURES, PEOPLES, PROMPT_TOKENS, Bench, draw, judged_at_every_length, schedule
 from .repetition import tables
 
 PRACTISED = "phrases, practised"
 RATE, FALL = 8e-4, 1e-4  # of the first round, and by how much each round's is lower
 SHARPNESS = 2.0  # `reference_sharpness`: argmax reads what is likeliest
-PEOPLES = 1 / 3  # of the rows
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,13 @@ def decoders(bench: Practice, adapters: list[Path], most: bool):
 
 
 def concluded(lab: Lab, bench: Practice, rows: list[dict], kept: dict[str, float]) -> Finding:
-    told, holds = [], []
-    for length in lab.budget.lengths:
-        text, reached = judged([row for row in rows if row["new_tokens"] == length], PRACTISED)
-        told.append(f"{length} tokens: {text}")
-        holds += reached
+    told, holds = judged_at_every_length(rows, lab.budget.lengths, PRACTISED)
     holds.append(kept[PRACTISED] <= 1.05 * kept["source"])
     told.append(f"Perplexity of held-out text, times the source's: {kept[PRACTISED] / kept['source']:.3f}.")
     longest = lab.budget.lengths[-2]
     by_round = {row["decoder"]: row["rep_2"] for row in rows if row["new_tokens"] == longest}
-    curve = [f"{by_round[name]:.3f}" for name in [*list(named([Path()] * len(bench.drill.blocks)))[1:], PRACTISED]]
+    rounds = [*(name for name in kept if name not in ("source", PRACTISED)), PRACTISED]
+    curve = [f"{by_round[name]:.3f}" for name in rounds]
     told.append(f"Rep-2 at {longest} tokens, round by round: {', '.join(curve)}.")
     drill = bench.drill
     return Finding(

@@ -336,11 +336,7 @@ def train(trainer, folder: Path, *others) -> None:
 
 
 def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: dict[str, float]) -> Finding:
-    told, holds = [], []
-    for length in lab.budget.lengths:
-        text, reached = judged([row for row in rows if row["new_tokens"] == length])
-        told.append(f"{length} tokens: {text}")
-        holds += reached
+    told, holds = judged_at_every_length(rows, lab.budget.lengths)
     source, taught = perplexities["source"], perplexities[f"round {size.rounds}"]
     holds.append(taught <= 1.05 * source)
     told.append(
@@ -361,6 +357,16 @@ def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: dict[str, fl
         f"{', '.join(f'{power:g}' for power in SHARPNESS)}. bits: per byte, under a judge of "
         "another tokenizer. Intervals: 95 %, bootstrap over prompts; one training seed.",
     )
+
+
+def judged_at_every_length(rows: list[dict], lengths, name: str = TUNED) -> tuple[list[str], list[bool]]:
+    """A sentence per length on the decoder `name`, and what of the target it reaches."""
+    told, holds = [], []
+    for length in lengths:
+        text, reached = judged([row for row in rows if row["new_tokens"] == length], name)
+        told.append(f"{length} tokens: {text}")
+        holds += reached
+    return told, holds
 
 
 def judged(rows: list[dict], name: str = TUNED) -> tuple[str, list[bool]]:
