@@ -172,7 +172,7 @@ class VerifiedTail(Tail):
         """The exact slots that were committed, and behind them the branch that came true; of rows that committed
         different numbers as many as all of them have. What is exact does not mature: its maturity is 1."""
         least, exact = min(count for count in counts if count), self.candidates
-        taken = torch.tensor(counts, device=self.device).clamp(min=1)[:, None]
+        taken = torch.tensor(counts, device=self.device).clamp(min=least)[:, None]
         rows = torch.arange(self.batch_size, device=self.device)[:, None]
         ahead = self.ahead[rows[:, 0], taken[:, 0] - 1]
         place = torch.arange(least + self.slots, device=self.device)

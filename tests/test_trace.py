@@ -4,9 +4,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import LogitsProcessor, LogitsProcessorList
 
+from modeling_tokmat import generation_tokmat
 from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from modeling_tokmat.maturation_tokmat import tail_maturities
+from modeling_tokmat.verified_tokmat import VerifiedTail
 from modeling_tokmat.vocabulary_tokmat import EXPECTED_OVER
 
 NOISY = {"embryo_norm": 1.0, "alpha_max": 0.7, "eos_token_id": None}
@@ -127,3 +130,39 @@ def test_a_step_shows_what_it_commits_and_behind_it_what_remains(
         if counts == [1]:
             torch.testing.assert_close(step.maturity[counts[0] :], maturity[: slots - counts[0]])
     assert failed or rule != "verified"
+
+
+def test_a_row_that_has_ended_is_shown_beside_rows_that_commit_several(make_model, prompt, monkeypatch):
+    monkeypatch.setattr(DraftBudget, "WIDE_COST", 1e-6)
+    model, eos = make_model(double=True), 5
+    run = {"max_new_tokens": 14, "tail_length": 6, "return_dict_in_generate": True, "pad_token_id": 1}
+    run["logits_processor"] = LogitsProcessorList([OneRowEnds(prompt.shape[1] + 2, eos)])
+    expected = model.generate(prompt, **run | {"tail_length": 1, "alpha_max": 1.0}, eos_token_id=eos).sequences
+
+    class Knowing(VerifiedTail):
+        def propose(self, ahead, logits, committed):
+            drafts = super().propose(ahead, logits, committed)
+            for row in range(len(drafts)):
+                start = committed.length(row)
+                known = expected[row, start : start + drafts.shape[1]]
+                drafts[row, : len(known)] = known
+            return drafts
+
+    monkeypatch.setitem(generation_tokmat.TAILS, "verified", Knowing)
+    output = model.generate(prompt, commit="verified", output_maturation=True, eos_token_id=eos, **run)
+    assert torch.equal(output.sequences, expected)
+    counts = [step.committed.tolist() for step in output.maturation]
+    assert any(first == 0 and min(others) > 1 for first, *others in counts)
+
+
+class OneRowEnds(LogitsProcessor):
+    """The first row is given `eos` once it has `length` tokens; no other token or row is."""
+
+    def __init__(self, length: int, eos: int):
+        self.length, self.eos = length, eos
+
+    def __call__(self, input_ids, scores):
+        scores[:, self.eos] = -1e9
+        if input_ids.shape[1] >= self.length:
+            scores[0, self.eos] = 1e9
+        return scores
