@@ -74,9 +74,12 @@ STORIES = {
 def stories(new_tokens: int) -> list[list[str]]:
     found = {row["name"]: row for row in load(f"stories-{new_tokens}")["decoders"]}
     measures = MEASURES | ({"mauve": "MAUVE"} if "mauve" in found["human"] else {})
+    measures |= {"held_out_perplexity": "held-out ppl"}
     rows = [["", *measures.values()]]
     for name, title in STORIES.items():
-        rows.append([title, *(with_interval(measure, found[name][measure]) for measure in measures)])
+        values = {measure: found[name].get(measure) for measure in measures}
+        cells = [with_interval(measure, value) if value else "" for measure, value in values.items()]
+        rows.append([title, *cells])
     return rows
 
 

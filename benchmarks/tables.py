@@ -84,7 +84,7 @@ def documents() -> list[Path]:
 
 def with_interval(measure: str, values) -> str:
     """A mean and the ends of its interval, with the digits that the measure is worth."""
-    digits = 2 if measure in ("loop", "judge_perplexity", "mauve") else 3
+    digits = 2 if measure in ("loop", "judge_perplexity", "mauve", "held_out_perplexity") else 3
     mean, low, high = (f"{float(value):.{digits}f}" for value in values)
     return f"{mean} [{low}, {high}]"
 

@@ -27,6 +27,9 @@ def test_evaluate_compares_and_saves(models, story_file, tmp_path, monkeypatch):
         for name in ("dist_2", "rep_2", "loop", "judge_perplexity"):
             mean, low, high = row[name]
             assert low <= mean <= high
+    held_out = {row["name"]: row["held_out_perplexity"] for row in saved["decoders"] if "held_out_perplexity" in row}
+    assert list(held_out) == ["tokmat", "ar greedy"] and held_out["tokmat"] != held_out["ar greedy"]
+    assert held_out["ar greedy"] == pytest.approx(saved["decoders"][0]["judge_perplexity"])  # which is the judge here
     assert saved["look_ahead"]["tail_acc_1"] == [1.0] * 3 and saved["look_ahead"]["verified_same_text"] is True
     assert saved["settings"] == {"tail_length": 4}
     assert (tmp_path / "out" / "results.md").read_text().startswith("| | Dist-1 |")

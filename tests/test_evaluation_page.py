@@ -66,6 +66,7 @@ def test_several_models_and_mauve_in_one_table(models, story_file, tmp_path):
             assert len(row["by_seed"][name]) == runs
         assert np.mean(row["by_seed"]["rep_2"]) == pytest.approx(row["rep_2"][0])
         assert ("look_ahead" in row) == row["name"].startswith("tokmat")
+        assert ("held_out_perplexity" in row) == (row["name"].startswith("tokmat") or row["name"] == "ar greedy")
     assert saved["look_ahead"] == saved["decoders"][1]["look_ahead"] and saved["models"] == ["one", "two"]
     assert saved["mauve"] == {"continuations": 40, "clusters": 4, "stride": 16}
     conventions = " ".join(saved["conventions"])

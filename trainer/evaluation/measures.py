@@ -63,3 +63,10 @@ def scores(row: Continuations, prompts: Prompts, judge) -> dict:
         by_seed["judge_perplexity"] = [math.exp(value) for value in by_seed.pop("judge_nll")]
     speed = float(np.median(row.tokens_per_second)) if row.tokens_per_second else None
     return {"name": row.name, **found, "by_seed": by_seed, "tokens_per_second": speed}
+
+
+def held_out_perplexity(model, prompts: Prompts) -> tuple[float, float, float]:
+    """What people's text after the prompts is to a model itself, at committed positions: the exponential of its nats
+    per token, with the ends of the interval over prompts."""
+    mean, low, high = interval(judge_nll(model, prompts.ids, prompts.human).numpy())
+    return math.exp(mean), math.exp(low), math.exp(high)

@@ -207,7 +207,7 @@ def _against_judge(decoders: list[dict]) -> str:
 
 def _measures(result: dict) -> str:
     """A panel per measure but the judge's, decoders below one another, the human value as a line."""
-    rows, names = result["decoders"], [name for name in columns(result) if name != "judge_perplexity"]
+    rows, names = result["decoders"], [name for name in columns(result) if not name.endswith("perplexity")]
     down = -(-len(names) // 3)
     drawn, axes = figure(WIDTH, down * (0.26 * len(rows) + 0.9), down, 3, sharey=True)
     for one, name in zip(axes.flat, names):

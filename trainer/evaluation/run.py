@@ -19,12 +19,13 @@ from ..traces import Run, watch
 from . import mauve
 from .decoders import Continuations, Decoder, continuations, decoders
 from .look_ahead import what_the_tail_knows
-from .measures import scores
+from .measures import held_out_perplexity, scores
 from .prompts import Prompts, held_out_prompts, windows
 
 CONVENTIONS = (
     "Tokens of the model's tokenizer, without the prompt; Dist-n and Rep-n are means over continuations; Loop is the "
     "share of continuations that repeat a trigram; all continuations have one length (no end of text).",
+    "Held-out ppl is the perplexity that people's continuations have to the model itself, at committed positions.",
     "Intervals: 95 %, bootstrap over prompts (1,000 resamples), each prompt's value being the mean over seeds.",
 )
 NO_CONTRASTIVE = "Contrastive search is left out: transformers 5 has it only as code to fetch from the Hub."
@@ -101,8 +102,10 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
 
         written = [Continuations("human", [prompts.human], [], []), *continuations(options, prompts, plans, advance)]
         result["decoders"] = [scores(row, prompts, judge) for row in written]
+        found = {row["name"]: row for row in result["decoders"]}
+        for plan in {id(plan.model): plan for plan in reversed(plans)}.values():  # of every model the first
+            found[plan.name]["held_out_perplexity"] = held_out_perplexity(plan.model, prompts)
         if options.look_ahead:
-            found = {row["name"]: row for row in result["decoders"]}
             for name, model in tokmats.items():
                 found[name]["look_ahead"] = what_the_tail_knows(model, prompts, options, settings, advance)
             # Of the first model here as well: with one model there is nothing to choose.

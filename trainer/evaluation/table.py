@@ -15,12 +15,13 @@ COLUMNS = {
     "loop": "Loop",
     "judge_perplexity": "judge ppl",
     "mauve": "MAUVE",
+    "held_out_perplexity": "held-out ppl",
 }
 
 
 def cell(row: dict, name: str) -> str:
     """A result of a row as text: "mean [low, high]" where it has an interval, "-" where it has none."""
-    value, digits = row.get(name), 1 if name == "judge_perplexity" else 3
+    value, digits = row.get(name), {"judge_perplexity": 1, "held_out_perplexity": 2}.get(name, 3)
     if isinstance(value, tuple | list):  # a list where it was read from a file
         mean, low, high = value
         halves = " (halves)" if (row.get("name"), name) == ("human", "mauve") else ""

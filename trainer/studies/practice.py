@@ -7,8 +7,8 @@ repeat short phrases, and a model that follows its source without them on people
 tokens, since text of 256 tokens holds few of the loops of 1,000. And there are some hundred times as many tokens: made
 for a GPU (minutes), the rounds take days on two cores.
 
-What the rounds add is also taken more than once (extrapolation of weights, Ilharco et al. 2022, arXiv 2212.04089): that
-costs no step. How often was chosen on beginnings of training text, before a text of the test set was written.
+What the rounds add is also taken more than once (extrapolation of weights, Ilharco et al. 2022, arXiv 2212.04089),
+which costs no step. How often was chosen on beginnings of training text, before a text of the test set was written.
 """
 
 from dataclasses import dataclass
@@ -129,8 +129,8 @@ def concluded(lab: Lab, bench: Practice, rows: list[dict], kept: dict[str, float
     return Finding(
         claim="A pretrained model that loops under argmax repeats no more than people do, at 50, 200 and 1,000 "
         "tokens, after it has practised to follow its source without repeated phrases on long text of its own, "
-        "in many rounds, and takes what it learnt there twice; its text is judged no worse than with the weakest penalty at decoding that repeats as "
-        "little, and it forgets nothing.",
+        "in many rounds, and takes what it learnt there twice; its text is judged no worse than with the weakest "
+        "penalty at decoding that repeats as little, and it forgets nothing.",
         finding=" ".join(told),
         verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
         rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in kept.items())],
