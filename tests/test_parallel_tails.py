@@ -1,6 +1,9 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Parallel tails against loops over single tails: where they lie, what they hold, loss, gradient, and no leaks."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -235,3 +238,18 @@ def test_the_front_does_not_depend_on_the_tail_length(make_model):
 def test_wrong_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         TokMatConfig.tiny(**fields)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_with_a_tail_has_layers_and_adapters_of_its_own(make_converted, copied):
+    model = make_converted()
+    other = copied(model)
+    told = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "maturity": torch.full((1, 4), 0.5), "tail_length": 4}
+    with torch.no_grad():
+        before = model(**told).logits
+        assert torch.equal(other(**told).logits, before)
+        for weight in other.tail_adapters.parameters():
+            weight.zero_()
+        for layer in other.backbone.layers:
+            layer.mlp.down_proj.weight.zero_()
+        assert torch.equal(model(**told).logits, before) and not torch.equal(other(**told).logits, before)
