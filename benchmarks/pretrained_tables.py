@@ -83,10 +83,13 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
-@table("functions", "functions", "functions-sequence", "functions-practice")
+FUNCTIONS = ("functions", "functions-sequence", "functions-practice", "functions-twice")
+
+
+@table("functions", *FUNCTIONS)
 def functions():
     rows = [["", "passed", "pass@1", "Rep-3 of what it wrote"]]
-    for found in map(load, ("functions", "functions-sequence", "functions-practice")):
+    for found in map(load, FUNCTIONS):
         for row in found["rows"]:
             share = row["passed"] / found["problems"]
             cells = [f"{row['passed']} of {found['problems']}", f"{share:.3f}", f"{row['rep_3']:.3f}"]
