@@ -55,7 +55,7 @@ def test_a_card_shows_what_was_measured_and_what_its_snippet_printed(folder, res
     assert (data.license, data.language, data.datasets, data.base_model) == ("mit", "en", ["me/stories"], None)
 
     row = next(row for row in saved["decoders"] if row["name"] == "tokmat (one)")
-    names = ["dist_1", "dist_2", "rep_2", "rep_3", "rep_4", "loop", "judge_perplexity"]
+    names = ["dist_1", "dist_2", "rep_2", "rep_3", "rep_4", "loop", "judge_perplexity", "held_out_perplexity"]
     shown = {entry.metric_type: entry for entry in data.eval_results}
     assert list(shown) == names and data.model_name == "story"
     for name in names:
