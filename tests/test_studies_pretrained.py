@@ -17,7 +17,8 @@ from trainer.evaluation.prompts import passages
 from trainer.models import make_baseline
 from trainer.studies import pretrained
 from trainer.studies.lab import SMALL, Lab
-from trainer.studies.pretrained import TUNED, Bench, Size, judged
+from trainer.studies.pretrained import Bench, Size
+from trainer.studies.target import TUNED, judged
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 WORDS = ["fox", "hen", "owl", "cow", "pig", "cat", "dog", "bear"]

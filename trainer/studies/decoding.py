@@ -8,8 +8,9 @@ the first one's model writes nothing good came (docs/RESULTS.md).
 from ..evaluation.decoders import PhrasePenalty
 from .lab import Finding, Lab
 from .peers import SEQUENCE, merged, worn
-from .pretrained import MEASURES, Bench, draw, judged_at_every_length
+from .pretrained import MEASURES, Bench
 from .repetition import tables
+from .target import draw, judged_at_every_length
 
 SEEDS = (1, 2, 3)
 SAMPLING = {

@@ -4,9 +4,10 @@
 import math
 
 from .lab import Finding, Lab
-from .pretrained import MEASURES, Bench, draw
+from .pretrained import MEASURES, Bench
 from .pretrained_lab import PretrainedLab
 from .repetition import tables
+from .target import draw
 
 NEW_TOKENS = 50
 TAIL = 16

@@ -20,12 +20,12 @@ from ..evaluation.prompts import passages
 from ..own_text import load_own_text
 from ..training_run import bf16_supported
 from .lab import Finding, Lab
-from .pretrained import MEASURES, PEOPLES, PROMPT_TOKENS, Bench, draw, judged_at_every_length, schedule
+from .pretrained import MEASURES, PEOPLES, PROMPT_TOKENS, Bench, schedule
 from .repetition import tables
+from .target import draw, judged_at_every_length
 
 PRACTISED = "phrases, practised"
 STRENGTHS = (1.5, 2.0)  # of what the adapters add, beyond what they were trained at; the last one is judged
-STRENGTHENED = f"{PRACTISED}, adapters x {STRENGTHS[-1]:g}"
 RATE, FALL = 8e-4, 1e-4  # of the first round, and by how much each round's is lower
 SHARPNESS = 2.0  # `reference_sharpness`: argmax reads what is likeliest
 
@@ -95,9 +95,13 @@ def study(lab: Lab) -> Finding:
     return concluded(lab, bench, rows, kept)
 
 
+def strengthened(strength: float) -> str:
+    return f"{PRACTISED}, adapters x {strength:g}"
+
+
 def candidates(adapters: list[Path]) -> dict[str, tuple[Path, float]]:
     """Adapters and how often they are taken: after the last round, then after those before."""
-    last = {f"{PRACTISED}, adapters x {strength:g}": (adapters[-1], strength) for strength in STRENGTHS}
+    last = {strengthened(strength): (adapters[-1], strength) for strength in STRENGTHS}
     before = {f"{PRACTISED}, round {number}": (each, 1.0) for number, each in enumerate(adapters[:-1], start=1)}
     return {PRACTISED: (adapters[-1], 1.0), **last, **before}
 
@@ -107,7 +111,7 @@ def decoders(bench: Practice, adapters: list[Path], most: bool):
     argmax, greedy = {"tail_length": 1, "alpha_max": 1.0}, {"do_sample": False}
     yield "human", None, {}
     for name, plan in candidates(adapters).items():
-        if most or name in (PRACTISED, STRENGTHENED):
+        if most or name in (PRACTISED, strengthened(STRENGTHS[-1])):
             yield name, bench.load(*plan), argmax
     source = bench.lab.load(Path(bench.source))
     yield "greedy", source, greedy
@@ -116,14 +120,15 @@ def decoders(bench: Practice, adapters: list[Path], most: bool):
 
 
 def concluded(lab: Lab, bench: Practice, rows: list[dict], kept: dict[str, float]) -> Finding:
-    told, holds = judged_at_every_length(rows, lab.budget.lengths, STRENGTHENED)
-    holds.append(kept[STRENGTHENED] <= 1.05 * kept["source"])
-    told.append(f"Perplexity of held-out text, times the source's: {kept[STRENGTHENED] / kept['source']:.3f}.")
+    ours = strengthened(STRENGTHS[-1])
+    told, holds = judged_at_every_length(rows, lab.budget.lengths, ours)
+    holds.append(kept[ours] <= 1.05 * kept["source"])
+    told.append(f"Perplexity of held-out text, times the source's: {kept[ours] / kept['source']:.3f}.")
     longest = lab.budget.lengths[-2]
     found = {row["decoder"]: row["rep_2"] for row in rows if row["new_tokens"] == longest}
     rounds = [*(name for name in kept if ", round " in name), PRACTISED]
     told.append(f"Rep-2 at {longest} tokens, round by round: {', '.join(f'{found[name]:.3f}' for name in rounds)}.")
-    taken = [f"x {strength:g} {found[f'{PRACTISED}, adapters x {strength:g}']:.3f}" for strength in STRENGTHS]
+    taken = [f"x {strength:g} {found[strengthened(strength)]:.3f}" for strength in STRENGTHS]
     told.append(f"The last round's adapters {', '.join(taken)}.")
     drill = bench.drill
     return Finding(
@@ -134,7 +139,7 @@ def concluded(lab: Lab, bench: Practice, rows: list[dict], kept: dict[str, float
         finding=" ".join(told),
         verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
         rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in kept.items())],
-        figure=draw(rows, lab.budget.lengths, STRENGTHENED),
+        figure=draw(rows, lab.budget.lengths, ours),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\n{len(drill.blocks)} rounds, rows of {', '.join(map(str, drill.blocks))} tokens; {drill.own:,} tokens "
         f"of own text a round, seen {drill.passes} times, and half as many of people's; {drill.step:,} tokens a step. "
