@@ -15,7 +15,7 @@
 # 5 practice the same at length: eight rounds, larger ones, each on fresh text; settled: one more with a weaker penalty;
 #            averaged: of their weights
 # 6 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, twice
-# 7 judge    of another seed, to compare texts by
+# 7 judge    of another seed, to compare texts by; judge-long has read as many stories as twin-long
 set -euo pipefail
 texts=$1 out=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -85,6 +85,7 @@ foresee tail averaged own-more.jsonl 200 6e-4 16
 train twin-long --objective ar "${text[@]}" --model "$out/twin" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 4
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
+train judge-long --objective ar "${text[@]}" --model "$out/judge" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 5
 python benchmarks/ship.py "$out/tail" "$out/tokmat-stories"
 python benchmarks/ship.py "$out/twin-long" "$out/ar-stories"
 echo "The models are $out/tokmat-stories and $out/ar-stories."
