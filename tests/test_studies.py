@@ -200,6 +200,8 @@ def test_verdicts_need_a_budget_that_can_judge(tmp_path):
     assert Lab(tmp_path, SMALL, "builtin").verdict(True) == NOT_JUDGED
     full = Lab(tmp_path, FULL, "builtin")
     assert [full.verdict(found) for found in (True, False, "partly")] == ["holds", "does not hold", "partly"]
+    of_parts = [full.verdict(parts) for parts in ([True, True], [True, False], [False, False])]
+    assert of_parts == ["holds", "partly", "does not hold"]
 
 
 def test_the_lab_trains_once_and_goes_on_with_what_was_killed(tmp_path, story_texts, monkeypatch):

@@ -120,7 +120,7 @@ def concluded(lab: Lab, rows: list[dict]) -> Finding:
         "dose each changes the text, less repetition included, and leaves it coherent.",
         finding=f"Undisturbed: Rep-2 {none['rep_2']:.3f}, {none['bits']:.2f} bits per byte (people "
         f"{human['bits']:.2f}, to {human['bits_high']:.2f}). Coherent doses: {'; '.join(told)}.",
-        verdict=lab.verdict("holds" if any(helps) else "does not hold"),
+        verdict=lab.verdict(any(helps)),
         rows=rows,
         figure=draw(rows),
     )

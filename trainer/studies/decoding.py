@@ -10,7 +10,7 @@ from .lab import Finding, Lab
 from .peers import SEQUENCE, merged, worn
 from .pretrained import MEASURES, Bench
 from .repetition import tables
-from .target import draw, judged_at_every_length
+from .target import draw, judged_at_every_length, perplexity_rows
 
 SEEDS = (1, 2, 3)
 SAMPLING = {
@@ -72,8 +72,8 @@ def concluded(lab: Lab, bench: Bench, rows: list[dict], kept: dict[str, float]) 
         "tokens, after sequence unlikelihood on its own loops; its text is judged no worse than with the weakest "
         "penalty at decoding that repeats as little, and it forgets nothing.",
         finding=" ".join(told),
-        verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
-        rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in kept.items())],
+        verdict=lab.verdict(holds),
+        rows=[*rows, *perplexity_rows(kept)],
         figure=draw(rows, lab.budget.lengths, ours),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\n{size.steps} steps of {size.batch} rows of {size.block} tokens, half of them people's text. bits: per "

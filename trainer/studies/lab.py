@@ -4,7 +4,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -302,11 +302,15 @@ class Lab:
             found |= with_ends(name, ends)
         return found
 
-    def verdict(self, holds: bool | str) -> str:
-        """ "holds", "does not hold", or what is given; "not judged" where the budget is too small to judge."""
+    def verdict(self, holds: bool | str | Iterable[bool]) -> str:
+        """ "holds", "does not hold", of several parts also "partly", or what is given; "not judged" where the budget
+        is too small to judge."""
         if not self.budget.judged:
             return NOT_JUDGED
-        return holds if isinstance(holds, str) else "holds" if holds else "does not hold"
+        if isinstance(holds, str):
+            return holds
+        parts = list(holds) if isinstance(holds, Iterable) else [holds]
+        return "holds" if all(parts) else "partly" if any(parts) else "does not hold"
 
     def identity(self) -> dict:
         """What must not change between runs that share a folder."""

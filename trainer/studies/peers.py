@@ -27,6 +27,7 @@ from ..own_text import load_own_text
 from .lab import Finding, Lab
 from .pretrained import MEASURES, Bench, adapted, train
 from .repetition import tables
+from .target import perplexity_rows
 
 OURS = "argmax, round 1"
 SEQUENCE = "sequence unlikelihood"
@@ -209,8 +210,8 @@ def concluded(lab: Lab, bench: Bench, rows: list[dict], perplexities: dict[str, 
         claim="With the same steps, rows and adapters, following the source without its phrases takes more of the "
         "repetition away than unlikelihood training or DITTO do.",
         finding=". ".join(told) + ".",
-        verdict=lab.verdict("holds" if all(fewer) else "partly" if any(fewer) else "does not hold"),
-        rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in perplexities.items())],
+        verdict=lab.verdict(fewer),
+        rows=[*rows, *perplexity_rows(perplexities)],
         figure=draw(rows, perplexities, lab.budget.lengths[:-1]),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\nEach {size.steps} steps of {size.batch} rows of {size.block} tokens; greedy decoding of all; one "

@@ -22,7 +22,7 @@ from ..training_run import bf16_supported
 from .lab import Finding, Lab
 from .pretrained import MEASURES, PEOPLES, PROMPT_TOKENS, Bench, schedule
 from .repetition import tables
-from .target import draw, judged_at_every_length
+from .target import draw, judged_at_every_length, perplexity_rows
 
 PRACTISED = "phrases, practised"
 STRENGTHS = (1.5, 2.0)  # of what the adapters add, beyond what they were trained at; the last one is judged
@@ -137,8 +137,8 @@ def concluded(lab: Lab, bench: Practice, rows: list[dict], kept: dict[str, float
         "in many rounds, and takes what it learnt there twice; its text is judged no worse than with the weakest "
         "penalty at decoding that repeats as little, and it forgets nothing.",
         finding=" ".join(told),
-        verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
-        rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in kept.items())],
+        verdict=lab.verdict(holds),
+        rows=[*rows, *perplexity_rows(kept)],
         figure=draw(rows, lab.budget.lengths, ours),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\n{len(drill.blocks)} rounds, rows of {', '.join(map(str, drill.blocks))} tokens; {drill.own:,} tokens "

@@ -42,7 +42,7 @@ from ..tokmat_trainer import TokMatTrainer
 from ..training_args import TokMatTrainingArguments
 from .lab import Finding, Lab, with_ends
 from .repetition import tables
-from .target import TUNED, draw, judged_at_every_length
+from .target import TUNED, draw, judged_at_every_length, perplexity_rows
 
 PROMPT_TOKENS = 16
 MEASURES = ("dist_2", "rep_2", "rep_3", "loop")
@@ -346,8 +346,8 @@ def concluded(lab: Lab, size: Size, rows: list[dict], perplexities: dict[str, fl
         "tokens, when an adapter has been taught to follow it without its phrases; its text is judged no worse than "
         "with the weakest penalty at decoding that repeats as little, and it forgets nothing.",
         finding=" ".join(told),
-        verdict=lab.verdict("holds" if all(holds) else "partly" if any(holds) else "does not hold"),
-        rows=[*rows, *({"decoder": f"held-out text, {name}", "perplexity": p} for name, p in perplexities.items())],
+        verdict=lab.verdict(holds),
+        rows=[*rows, *perplexity_rows(perplexities)],
         figure=draw(rows, lab.budget.lengths),
         text=tables(rows, (*MEASURES, "bits"))
         + f"\n\n{size.rounds} rounds of {size.steps} steps, {size.batch} rows of {size.block} tokens each: LoRA of "

@@ -61,7 +61,7 @@ def study(lab: Lab) -> Finding:
     return Finding(
         claim="Longer tails give more diverse continuations of one prompt, embryo noise being their only difference.",
         finding=told + ".",
-        verdict=lab.verdict("holds" if all(grows) else "partly" if any(grows) else "does not hold"),
+        verdict=lab.verdict(grows),
         rows=rows,
         figure=_draw(rows),
     )

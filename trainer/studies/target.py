@@ -16,6 +16,11 @@ def judged_at_every_length(rows: list[dict], lengths, name: str = TUNED) -> tupl
     return told, holds
 
 
+def perplexity_rows(perplexities: dict[str, float]) -> list[dict]:
+    """Of held-out text, under each model by name."""
+    return [{"decoder": f"held-out text, {name}", "perplexity": value} for name, value in perplexities.items()]
+
+
 def judged(rows: list[dict], name: str = TUNED) -> tuple[str, list[bool]]:
     """What rows of one length say of a decoder, and which parts of the target it reaches: repetition, the judge."""
     by_name = {row["decoder"]: row for row in rows}

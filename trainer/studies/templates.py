@@ -147,7 +147,7 @@ def study(lab: Lab) -> Finding:
                 above[name] &= ends[1] > 0
         rows.append(row)
     by_name = {row["texts"]: row for row in rows}
-    verdict = lab.verdict("holds" if all(above.values()) else "partly" if any(above.values()) else "does not hold")
+    verdict = lab.verdict(above.values())
     parts = [
         f"{row['texts']}: {row['identical']:.0%} of siblings identical ({row['prompts_that_vary']} of {total} "
         f"prompts vary at all), words agree {row['word_agreement']:.2f}, skeletons {row['skeleton_agreement']:.2f}"
