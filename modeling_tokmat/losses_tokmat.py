@@ -183,14 +183,16 @@ def info_nce(
 
 
 class Reference(NamedTuple):
-    """What a frozen model predicts: its queries, (batch, length, d), and the keys (V, d), scale and bias that score
-    them; and the power that both distributions are raised to before they are compared."""
+    """What a frozen model predicts: its queries, (rows, length, d), and the keys (V, d), scale and bias that score
+    them; the power that both distributions are raised to in rows of own text, before they are compared; and which
+    rows of the batch the queries are of, (batch,), bool: those of own text if None."""
 
     queries: torch.Tensor
     keys: torch.Tensor
     scale: float
     bias: torch.Tensor | None = None
     sharpness: float = 1.0
+    rows: torch.Tensor | None = None
 
 
 def phrases(ids: torch.Tensor, documents: torch.Tensor, penalty: float, places=None) -> list[ContextNegatives]:
@@ -208,10 +210,12 @@ def divergence_from_reference(
     rows: torch.Tensor,
     reference: Reference,
     repeats: list[ContextNegatives],
+    own: torch.Tensor,
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """KL(q || p) per position of the given rows, shape (rows, length), float32: p is what the queries say, q what the
-    reference says, the repeated phrases taken down by their weight; both raised to `reference.sharpness`.
+    reference says; in rows of own text, (batch,), bool, the repeated phrases taken down by their weight, and both
+    raised to `reference.sharpness`.
 
     Args: as for `info_nce`; `repeats` as `phrases` gives them.
     """
@@ -222,14 +226,15 @@ def divergence_from_reference(
         return scores if bias is None else scores + bias.to(dtype)
 
     def row(queries, keys, bias, number: int):
+        sharpness = reference.sharpness if own[number] else 1.0
         with torch.no_grad():
             wanted = scored(reference.queries[number], reference.keys, reference.scale, reference.bias)
-            for phrase in repeats:
+            for phrase in repeats if own[number] else ():
                 present = phrase.present(slice(number, number + 1), slice(None), None)[0]
                 ids = phrase.ids[number].expand(present.shape)
                 wanted.scatter_add_(-1, ids, -phrase.weight * present.to(dtype))
-            wanted = (reference.sharpness * wanted).log_softmax(-1)
-        found = (reference.sharpness * scored(queries, keys, scale, bias)).log_softmax(-1)
+            wanted = (sharpness * wanted).log_softmax(-1)
+        found = (sharpness * scored(queries, keys, scale, bias)).log_softmax(-1)
         return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
 
     parts = [

@@ -61,6 +61,7 @@ class Lesson:
     reference: Reference | None
     repeats: list[ContextNegatives] | None
     own: torch.Tensor | None
+    followed: torch.Tensor | None
 
 
 def make_lesson(
@@ -89,7 +90,7 @@ def make_lesson(
     assert content is not None  # `forward` has seen to it that one of the two is given
     at_place = (lambda values: values) if tails is None else tails.at_place
 
-    context = repeats = own = None
+    context = repeats = own = followed = None
     ids = labels.clamp(min=0) if input_ids is None else input_ids
     places = None if tails is None else tails.place
     if config.context_negatives > 0:
@@ -100,9 +101,10 @@ def make_lesson(
         allowed = "what a frozen model predicts in rows of tail_only (TokMatTrainer(reference=model) does it)"
         require(reference is not None, "reference", None, f"given where phrase_penalty is above 0: {allowed}")
         assert reference is not None
-        own = tail_only[:, None] & (tails.slot == 0)
+        own, rows = tail_only, tail_only if reference.rows is None else reference.rows
+        followed = rows[:, None] & (tails.slot == 0)
         repeats = phrases(ids, documents, config.phrase_penalty, places)
-        queries = torch.zeros_like(content).index_put((tail_only,), reference.queries.to(content.dtype))
+        queries = torch.zeros_like(content).index_put((rows,), reference.queries.to(content.dtype))
         reference = reference._replace(queries=at_place(queries))
     else:
         reference = None
@@ -131,6 +133,7 @@ def make_lesson(
         reference=reference,
         repeats=repeats,
         own=own,
+        followed=followed,
     )
 
 
@@ -146,8 +149,9 @@ def lesson_losses(model, lesson: Lesson, predicted: torch.Tensor, total: torch.T
 
     def contrast(vectors):
         queries = vocabulary.queries(vectors)
-        if lesson.own is not None and bool(lesson.own.all()):  # every prediction follows the reference
-            losses = lesson.weights.new_zeros(lesson.weights.shape)
+        if lesson.followed is not None and bool(lesson.followed.all()):  # every prediction follows the reference
+            dtype = torch.promote_types(vectors.dtype, torch.float32)
+            losses = vectors.new_zeros(lesson.weights.shape, dtype=dtype)
         else:
             losses = info_nce(
                 queries,
@@ -161,11 +165,11 @@ def lesson_losses(model, lesson: Lesson, predicted: torch.Tensor, total: torch.T
                 bias=vocabulary.bias,
             )
         if lesson.reference is not None:
-            rows = lesson.own.any(dim=1).nonzero()[:, 0]
-            followed = divergence_from_reference(
-                queries, keys, vocabulary.scale, rows, lesson.reference, lesson.repeats, vocabulary.bias
+            rows = lesson.followed.any(dim=1).nonzero()[:, 0]
+            apart = divergence_from_reference(
+                queries, keys, vocabulary.scale, rows, lesson.reference, lesson.repeats, lesson.own, vocabulary.bias
             )
-            losses = torch.where(lesson.own, torch.zeros_like(losses).index_put((rows,), followed), losses)
+            losses = torch.where(lesson.followed, torch.zeros_like(losses).index_put((rows,), apart), losses)
         return (losses * lesson.weights).sum() / total
 
     parts = {"contrastive_loss": contrast(predicted)}

@@ -1,6 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """Rows of own text follow a frozen reference without what it repeats; the other rows are trained as ever."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,6 +56,20 @@ def test_own_rows_follow_the_reference_without_its_phrases(make_model, sharpness
     assert follows.min() > 0
 
 
+def test_other_rows_can_follow_the_reference_as_it_is(make_model):
+    model, reference = (make_model(double=True, phrase_penalty=1.5, **FIELDS) for _ in range(2))
+    with torch.no_grad():
+        for weight in reference.parameters():
+            weight += 0.02 * torch.randn_like(weight)
+    said = said_by(reference, IDS)._replace(sharpness=3.0, rows=OWN | ~OWN)
+    loss = model.train()(IDS, labels=IDS, tail_only=OWN, reference=said).loss
+    found, wanted = model.eval()(IDS).logits, reference(IDS).logits
+    own = without_phrases(wanted[0], IDS[0].tolist(), 1.5)
+    pairs = [(3 * own, 3 * found[0]), (wanted[1], found[1])]
+    apart = [F.kl_div(p.log_softmax(-1), q.log_softmax(-1), reduction="none", log_target=True) for q, p in pairs]
+    torch.testing.assert_close(loss, sum(part.sum(-1)[:-1].sum() for part in apart) / 18, check_dtype=False)
+
+
 def test_the_penalty_at_decoding_is_what_is_taught():
     ids, scores = torch.stack([IDS[0], IDS[1].flip(0)]), torch.randn(2, 97, dtype=torch.float64)
     found = PhrasePenalty(1.5)(ids, scores).log_softmax(-1)
@@ -93,6 +109,8 @@ def test_the_trainer_refuses_a_reference_that_it_cannot_follow(make_model, tmp_p
         TokMatTrainer(make_model(**FIELDS), args, reference=make_model(**FIELDS))
     with pytest.raises(ValueError, match="`reference_sharpness` is 0, but it must be a number above 0"):
         TokMatTrainingArguments(str(tmp_path), report_to="none", use_cpu=True, reference_sharpness=0)
+    with pytest.raises(ValueError, match="`reference_rows` is 'none', but it must be own or all"):
+        TokMatTrainingArguments(str(tmp_path), report_to="none", use_cpu=True, reference_rows="none")
 
 
 def test_a_batch_without_own_rows_is_one_of_text_alone(make_model, tmp_path):
@@ -104,6 +122,11 @@ def test_a_batch_without_own_rows_is_one_of_text_alone(make_model, tmp_path):
     loss = trainer.compute_loss(model, text | {"tail_only": ~OWN & OWN})
     torch.testing.assert_close(loss, trainer.compute_loss(model, text))
     assert not torch.allclose(loss, trainer.compute_loss(model, text | {"tail_only": OWN}))
+    args.reference_rows = "all"  # then it follows the reference, as a batch with own rows does
+    follows = trainer.compute_loss(model, text | {"tail_only": ~OWN & OWN})
+    assert not torch.allclose(loss, follows)
+    same = copy.deepcopy(reference).train()
+    torch.testing.assert_close(trainer.compute_loss(same, text | {"tail_only": ~OWN & OWN}), 0 * loss)
 
 
 @pytest.mark.usefixtures("own_folder")

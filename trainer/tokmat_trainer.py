@@ -48,7 +48,7 @@ class TokMatTrainer(GuardedTrainer):
         model: a `TokMatForContinuousLM`, bare or wrapped by PEFT.
         args: the [`TokMatTrainingArguments`]; those of `output_dir="tokmat-output"` if not given.
         reference: a frozen `TokMatForContinuousLM`, which rows of own text follow, without what it repeats
-            (`TokMatConfig.phrase_penalty`).
+            (`TokMatConfig.phrase_penalty`); all rows with `reference_rows="all"`.
         kwargs: as for `transformers.Trainer`.
 
     Raises:
@@ -132,21 +132,22 @@ class TokMatTrainer(GuardedTrainer):
         return batches, total.clamp(min=1e-6)
 
     @torch.no_grad()
-    def _of_the_reference(self, inputs) -> Reference:
-        """What the reference predicts in the rows of own text."""
-        own = inputs["tail_only"]
+    def _of_the_reference(self, inputs, rows) -> Reference:
+        """What the reference predicts in these rows."""
         names = ("input_ids", "attention_mask", "position_ids")
-        given = {name: inputs[name][own] for name in names if inputs.get(name) is not None}
-        nothing = torch.empty(0, dtype=torch.long, device=own.device)
+        given = {name: inputs[name][rows] for name in names if inputs.get(name) is not None}
+        nothing = torch.empty(0, dtype=torch.long, device=rows.device)
         predicted = self.reference(**given, use_cache=False, logits_to_keep=nothing).predicted_embeds
         vocabulary = self.reference.vocabulary()
         keys, sharpness = vocabulary.keys(predicted.dtype), self.args.reference_sharpness
-        return Reference(vocabulary.queries(predicted), keys, vocabulary.scale, vocabulary.bias, sharpness)
+        return Reference(vocabulary.queries(predicted), keys, vocabulary.scale, vocabulary.bias, sharpness, rows)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.reference is not None and inputs.get("tail_only") is not None:
-            own = bool(inputs["tail_only"].any())
-            inputs = inputs | ({"reference": self._of_the_reference(inputs)} if own else {"tail_only": None})
+            own = inputs["tail_only"]
+            rows = torch.ones_like(own) if self.args.reference_rows == "all" else own
+            follows = {"reference": self._of_the_reference(inputs, rows)} if bool(rows.any()) else {"tail_only": None}
+            inputs = inputs | follows
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:

@@ -12,6 +12,8 @@ from transformers import TrainingArguments
 from modeling_tokmat.checks_tokmat import is_integer, is_number, require
 from modeling_tokmat.maturation_tokmat import MAX_TAIL_LENGTH
 
+REFERENCE_ROWS = ("own", "all")
+
 
 @dataclass
 class TokMatTrainingArguments(TrainingArguments):
@@ -27,6 +29,8 @@ class TokMatTrainingArguments(TrainingArguments):
         sample_max_new_tokens: length of those continuations, in tokens.
         reference_sharpness: rows that follow a reference compare both distributions raised to this power, above 0:
             under argmax it matters what is likeliest, less so how likely it is.
+        reference_rows: "own": rows of own text follow the reference, others learn from their text. "all": those too
+            follow it, as it is: they keep what it knows, and are less noisy than their text.
 
     Raises:
         ValueError: names the argument, its value and what is allowed.
@@ -55,6 +59,15 @@ class TokMatTrainingArguments(TrainingArguments):
         },
     )
 
+    reference_rows: str = field(
+        default="own",
+        metadata={
+            "help": "Rows that follow the reference: own text alone (own), or other rows too, as it is, instead of "
+            "learning from their text (all).",
+            "choices": list(REFERENCE_ROWS),
+        },
+    )
+
     def __post_init__(self):
         for name in ("deepspeed", "fsdp_config"):  # else read as base64 or found missing when much is set up
             value = getattr(self, name)
@@ -71,6 +84,7 @@ class TokMatTrainingArguments(TrainingArguments):
         sharpness = self.reference_sharpness
         ok = is_number(sharpness, 0) and sharpness > 0
         require(ok, "reference_sharpness", sharpness, "a number above 0")
+        require(self.reference_rows in REFERENCE_ROWS, "reference_rows", self.reference_rows, "own or all")
 
 
 def refuse_other_losses(args: TrainingArguments, compute_loss_func=None) -> None:
