@@ -1,7 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The weighted mean of two models of one shape (Wortsman et al. 2022, arXiv 2203.05482), saved as the first one is.
 
-    python benchmarks/average.py runs/stories/tail-begun runs/stories/settled runs/stories/averaged --weight 0.7
+    python benchmarks/average.py runs/stories/round5 runs/stories/round3 runs/stories/front --weight 0.7
 
 What the first has alone, such as a tail, stays as it is.
 """

@@ -119,6 +119,17 @@ def phrases():
     return rows
 
 
+@table("phrases-cost", "phrases-cost")
+def phrases_cost():
+    rows = [["", "Rep-2, 50 tokens", "Rep-2, 200 tokens", "held-out ppl", "the same, least change"]]
+    for row in load("phrases-cost")["rows"]:
+        if "held_out" in row:
+            repeats = [f"{row[length]['rep_2'][0]:.3f}" for length in ("50", "200")]
+            costs = [f"{row[kind]:.2f}" if kind in row else "" for kind in ("held_out", "held_out_least")]
+            rows.append([row["name"], *repeats, *costs])
+    return rows
+
+
 @table("stories-50", "stories-50")
 def stories_at_50():
     return stories(50)

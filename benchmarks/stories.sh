@@ -4,18 +4,15 @@
 #     bash benchmarks/stories.sh FOLDER_OF_TEXTS runs/stories      (make stories TEXTS=FOLDER)
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt and tinystories-valid.txt, documents separated by lines of <|endoftext|>.
-# Every step goes on where it was interrupted; all draws come from seeds below. About eight hours on two cores, four of
-# them the practice, which took seven minutes on an H200.
+# Every step goes on where it was interrupted; all draws come from seeds below. About four hours on two cores.
 #
-# 1 ar       both begin as one autoregressive model
-# 2 twin     goes on as it began; at last twin-long, until it has read as many stories as the model
-# 3 front    the same steps and text, with phrases of the past as negatives
-# 4 round1 .. round3: where no text may end the model before writes on, and is then taught there what the twin would
-#            say without repeated phrases; the other rows stay stories
-# 5 practice the same at length: eight rounds, larger ones, each on fresh text; settled: one more with a weaker penalty;
-#            averaged: of their weights
-# 6 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, twice
-# 7 judge    of another seed, to compare texts by; judge-long has read as many stories as twin-long
+# 1 ar       a transformer, trained with cross-entropy; twin-long: the same for longer, the autoregressive twin; and the
+#            reference, which is that twin, converted exactly
+# 2 round1 .. round5: where no text may end the model writes on, and is then taught there what the reference would say
+#            without repeated phrases; in rows of stories it follows the reference as it is. front: of the weights of the
+#            last and the third
+# 3 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it
+# 4 judge    of another seed, and judge-long, the same for longer: to compare texts by
 set -euo pipefail
 texts=$1 out=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,9 +32,8 @@ train() { # FOLDER, then arguments of tokmat train
 
 train ar --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --vocab-size 4096 --max-steps "$(steps 1000)" --learning-rate 2e-3
 train twin --objective ar "${text[@]}" --model "$out/ar" --max-steps "$(steps 300)" --learning-rate 6e-4
-[ -f "$out/start/config.json" ] || tokmat convert "$out/ar" "$out/start"
-train front "${text[@]}" --model "$out/start" --max-steps "$(steps 300)" --learning-rate 6e-4 --clean-probability 1 \
-    --context-negatives 3 --context-ngram 2
+train twin-long --objective ar "${text[@]}" --model "$out/twin" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 4
+[ -f "$out/reference/config.json" ] || tokmat convert "$out/twin-long" "$out/reference"
 write() { # MODEL FILE, then arguments of tokmat own-text
     local model=$out/$1 file=$out/$2
     shift 2
@@ -47,42 +43,36 @@ write() { # MODEL FILE, then arguments of tokmat own-text
 endless() { # MODEL TEXTS SEED FILE
     write "$1" "$4" --prompt-tokens 8 16 --texts "$(steps "$2")" --seed "$3" --stop-loops false --may-end false
 }
-[ -f "$out/reference/config.json" ] || tokmat convert "$out/twin" "$out/reference"
-round() { # FOLDER START STEPS LEARNING_RATE NATS SEED ROWS SHARPNESS, then the names of texts
-    local folder=$1 start=$2 count=$3 rate=$4 nats=$5 seed=$6 rows=$7 sharpness=$8
+round() { # FOLDER START STEPS ROWS LEARNING_RATE SHARE FOLLOWING SEED, then the names of texts
+    local folder=$1 start=$2 count=$3 rows=$4 rate=$5 share=$6 following=$7 seed=$8
     shift 8
     train "$folder" "${text[@]}" --model "$out/$start" --max-steps "$(steps "$count")" --learning-rate "$rate" \
-        --seed "$seed" --clean-probability 1 --context-negatives 3 --context-ngram 2 --per-device-train-batch-size "$rows" \
-        --reference "$out/reference" --phrase-penalty "$nats" --reference-sharpness "$sharpness" \
-        --tail-share 0.6 --tail-data "${@/#/$out/}"
+        --seed "$seed" --clean-probability 1 --context-negatives 0 --per-device-train-batch-size "$rows" \
+        --reference "$out/reference" --reference-rows "$following" --reference-sharpness 2 --phrase-penalty 5 \
+        --tail-share "$share" --tail-data "${@/#/$out/}"
 }
-endless ar 1024 1 loops-ar.jsonl
-endless front 512 1 loops-front.jsonl
-round round1 front 200 1e-3 2 0 16 1 loops-front.jsonl loops-ar.jsonl
-endless round1 640 11 loops1.jsonl
-round round2 round1 200 8e-4 2.5 1 16 1 loops1.jsonl
-endless round2 640 12 loops2.jsonl
-round round3 round2 240 6e-4 5 2 16 1 loops2.jsonl loops1.jsonl
-before=round3 written=()
-for number in 1 2 3 4 5 6 7 8; do
-    endless "$before" 1280 "2$number" "practice$number.jsonl"
-    written=("practice$number.jsonl" "${written[@]:0:1}")
-    round "practice$number" "$before" 200 "$((9 - number))e-4" 5 "1$number" 32 2 "${written[@]}"
-    before=practice$number
-done
-endless practice8 896 31 settling.jsonl
-round settled practice8 200 5e-4 2 31 16 2 settling.jsonl
-foresee() { # FOLDER START TEXT STEPS LEARNING_RATE ROWS
-    train "$1" --model "$out/$2" --train tail --data "$out/$3" --validation-fraction 0.03 --block-size 256 \
-        --max-steps "$(steps "$4")" --learning-rate "$5" --per-device-train-batch-size "$6" --context-negatives 0 \
-        --phrase-penalty 0 --tail-metrics 0 --loop-share "${LOOP_SHARE:-0.25}"
+average() { # FIRST SECOND FOLDER WEIGHT_OF_THE_FIRST
+    [ -f "$out/$3/config.json" ] || python benchmarks/average.py "$out/$1" "$out/$2" "$out/$3" --weight "$4"
 }
-write practice8 own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 4096)" --seed 2
-foresee tail-begun practice8 own.jsonl 450 1e-3 32
-[ -f "$out/averaged/config.json" ] || python benchmarks/average.py "$out/tail-begun" "$out/settled" "$out/averaged" --weight 0.7
-write averaged own-more.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1024)" --seed 3
-foresee tail averaged own-more.jsonl 200 6e-4 16
-train twin-long --objective ar "${text[@]}" --model "$out/twin" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 4
+endless reference 640 1 loops0.jsonl
+round round1 reference 200 16 1e-3 0.6 own 1 loops0.jsonl
+average round1 reference begun 0.75
+endless round1 384 2 loops1.jsonl
+endless begun 768 2 loops2.jsonl
+round round2 begun 200 16 8e-4 0.6 all 2 loops2.jsonl loops1.jsonl
+endless round2 768 3 loops3.jsonl
+round round3 round2 400 8 8e-4 0.75 all 3 loops3.jsonl loops2.jsonl
+endless round3 768 4 loops4.jsonl
+round round4 round3 400 8 4e-4 0.6 all 5 loops4.jsonl loops3.jsonl
+endless round4 512 5 loops5.jsonl
+endless round4 512 6 loops6.jsonl
+round round5 round4 450 8 5e-4 0.7 all 6 loops5.jsonl loops6.jsonl loops4.jsonl
+average round5 round3 front 0.7
+write front own.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1536)" --seed 2
+write front own-more.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1536)" --seed 3
+train tail --model "$out/front" --train tail --data "$out/own.jsonl" "$out/own-more.jsonl" --validation-fraction 0.03 \
+    --block-size 256 --max-steps "$(steps 520)" --learning-rate 1e-3 --per-device-train-batch-size 16 --context-negatives 0 \
+    --phrase-penalty 0 --tail-metrics 0 --loop-share "${LOOP_SHARE:-0.25}"
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 train judge-long --objective ar "${text[@]}" --model "$out/judge" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 5

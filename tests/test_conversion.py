@@ -96,6 +96,8 @@ def test_a_source_of_16_bits_stays_one(dtype, tokenizer, ids, tmp_path):
     source = AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype=dtype).eval()
     found = convert_folder(str(tmp_path / "source"), tmp_path / "out", tail_adapter_rank=2)
     model = TokMatForContinuousLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    told = (tmp_path / "out" / "config.json").read_text(encoding="utf-8")
+    assert '"_name_or_path": "source"' in told and str(tmp_path) not in told
     assert model.dtype == model.config.dtype == dtype and found.same_top > 0.95  # near ties of random weights
     with torch.no_grad():
         expected = source(ids).logits.float()

@@ -16,25 +16,21 @@ ROOT = Path(__file__).parents[1]
 MOST_MB = 16
 # Forty tokens, the likeliest logit of each more than 0.05 above the next: no machine rounds that away.
 TEXTS = {
-    "One day, a little boy": (
-        " named Tim went to the park with his mom. They saw a big tree with a ball. Tim wanted to play"
-        " with the ball, but he was too small. He wanted the ball to catch the"
-    ),
-    "A small bird": (
-        " was walking through the forest. He was so excited to see what was inside. Suddenly, he heard"
-        " a voice. It was a big, shiny bird. The bird was scared and wanted to help the"
+    "In the forest": (
+        ", there was a little rabbit named Bob. Bob loved to play with his friends in the forest. One day,"
+        " Bob saw a big, red ball in the forest. He wanted to catch it,"
     ),
     "Anna had a doll": (
-        ". She liked to play with her toys and make them laugh. One day, she saw a big box in the box."
-        " It was a toy car. Anna wanted to see what was inside.\n"
+        " that she loved to play with. She had a big box of toys and books. One day, she saw a new doll in her"
+        " room. It was red and had a long tail. Anna wanted"
     ),
-    "Lily": (
-        " and Ben were playing in the park. They liked to run and jump and slide. Lily saw a big tree"
-        ' with a ball. She wanted to see what was inside.\n\n"Can I play'
+    "One day, a girl": (
+        " named Lily went to the park with her mom. They saw a big tree with a lot of leaves. Lily wanted to"
+        ' climb the tree, but her mommy said, "No, Lily. You can'
     ),
-    "In the forest": (
-        ", there was a little girl named Lily. She loved to play with her toys and make her happy. One"
-        " day, Lily's mom told her to go to the park to buy a new toy."
+    "Once upon a time": (
+        ", there was a little girl named Lily. She loved to play outside in the sun. One day, she saw a big, red"
+        " ball in her yard. It was so pretty and shiny. Lily"
     ),
 }
 BEGINNINGS = [

@@ -63,9 +63,10 @@ def from_autoregressive(
     """
     if geometry == "pretrained":
         fields = _output_fields(model) | {"negatives": "all", "regression_weight": 0.0} | fields
-    config = TokMatConfig(
-        backbone_config=model.config.__class__.from_dict(model.config.to_dict()), geometry=geometry, **fields
-    )
+    backbone = model.config.__class__.from_dict(model.config.to_dict())
+    if backbone.name_or_path and Path(backbone.name_or_path).is_dir():
+        backbone.name_or_path = Path(backbone.name_or_path).name  # a path of this machine would travel with the model
+    config = TokMatConfig(backbone_config=backbone, geometry=geometry, **fields)
     tokmat = TokMatForContinuousLM(config)
     weights = model.base_model.state_dict()
     others = sorted(weights.keys() ^ tokmat.backbone.state_dict().keys())
