@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import LogitsProcessorList
 
-from modeling_tokmat.losses_tokmat import phrases
+from modeling_tokmat.losses_tokmat import phrases, without_phrases
 from trainer.checkpoints import load_model, load_tokenizer
 from trainer.data import load_documents
 from trainer.evaluation.decoders import PhrasePenalty, continue_prompts
@@ -56,10 +56,7 @@ def costs(model, prompts: Prompts) -> dict[str, dict[str, float]]:
         scores, targets = model(row).logits.float(), row[0, start:]
         told = {("greedy", "held_out"): scores}
         for nats in NATS:
-            taken = scores.clone()
-            for phrase in phrases(row, torch.zeros_like(row), nats):
-                present = phrase.present(slice(None), slice(None), None)
-                taken.scatter_add_(-1, row[:, None].expand(present.shape), -phrase.weight * present.float())
+            taken = without_phrases(scores, phrases(row, torch.zeros_like(row), nats))
             wanted, likeliest = taken.argmax(-1, keepdim=True), scores.argmax(-1, keepdim=True)
             level = scores.gather(-1, wanted)
             least = torch.minimum(scores, level - MARGIN).scatter(-1, wanted, level)
@@ -112,8 +109,8 @@ def main() -> None:
     )
     for row in result["rows"]:
         cells = [row[length][name][0] for length in lengths for name in (*MEASURES, "judge_perplexity")]
-        cells = [*(row.get(kind, math.nan) for kind in kinds), *cells]
-        table.add_row(row["name"], *("" if math.isnan(cell) else f"{cell:.3f}" for cell in cells))
+        costly = [f"{row[kind]:.3f}" if kind in row else "" for kind in kinds]
+        table.add_row(row["name"], *costly, *(f"{cell:.3f}" for cell in cells))
     console = stdout_console()
     console.print(machine_line(result["machine"]))
     console.print(table)

@@ -203,6 +203,16 @@ def phrases(ids: torch.Tensor, documents: torch.Tensor, penalty: float, places=N
     return [ContextNegatives(ids, documents, 0, weight, places=places, ngram=length) for length, weight in growth]
 
 
+def without_phrases(scores: torch.Tensor, repeats: list[ContextNegatives], rows: slice = slice(None)) -> torch.Tensor:
+    """Scores, (rows, predictions, V), less the weights of what repeats a phrase there (`repeats`: see `phrases`)."""
+    scores = scores.clone()
+    for phrase in repeats:
+        present = phrase.present(rows, slice(None), None)
+        ids = phrase.ids[rows, None].expand(present.shape)
+        scores.scatter_add_(-1, ids, -phrase.weight * present.to(scores.dtype))
+    return scores
+
+
 def divergence_from_reference(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -229,10 +239,8 @@ def divergence_from_reference(
         sharpness = reference.sharpness if own[number] else 1.0
         with torch.no_grad():
             wanted = scored(reference.queries[number], reference.keys, reference.scale, reference.bias)
-            for phrase in repeats if own[number] else ():
-                present = phrase.present(slice(number, number + 1), slice(None), None)[0]
-                ids = phrase.ids[number].expand(present.shape)
-                wanted.scatter_add_(-1, ids, -phrase.weight * present.to(dtype))
+            if own[number]:
+                wanted = without_phrases(wanted[None], repeats, slice(number, number + 1))[0]
             wanted = (sharpness * wanted).log_softmax(-1)
         found = (sharpness * scored(queries, keys, scale, bias)).log_softmax(-1)
         return F.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)

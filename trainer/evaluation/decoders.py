@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LogitsProcessor
 
-from modeling_tokmat.losses_tokmat import phrases
+from modeling_tokmat.losses_tokmat import phrases, without_phrases
 
 from .prompts import Prompts
 
@@ -44,10 +44,8 @@ class PhrasePenalty(LogitsProcessor):
 
     def __call__(self, ids, scores):
         last = torch.full((len(ids), 1), ids.shape[1] - 1)
-        for phrase in phrases(ids, torch.zeros_like(ids), self.nats, last):
-            present = phrase.present(slice(None), slice(None), None)[:, 0]
-            scores = scores.scatter_add(-1, ids, -phrase.weight * present.to(scores.dtype))
-        return scores
+        repeats = phrases(ids, torch.zeros_like(ids), self.nats, last)
+        return without_phrases(scores[:, None], repeats)[:, 0]
 
 
 @torch.no_grad()
