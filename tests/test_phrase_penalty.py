@@ -24,15 +24,16 @@ def said_by(model, ids) -> Reference:
     return Reference(queries.detach(), vocabulary.keys(queries.dtype).detach(), vocabulary.scale, vocabulary.bias)
 
 
-def without_phrases(logits, ids, penalty):
-    """The reference's log-probabilities, each phrase looked for one by one."""
+def without_phrases(logits, ids, penalty, window=None):
+    """The reference's log-probabilities, each phrase looked for one by one; of the last `window` places if given."""
     wanted = logits.clone()
     for place in range(len(ids)):
         for length, nats in ((2, penalty), (3, penalty), (4, 2 * penalty)):
             end = ids[place - length + 2 : place + 1] if place >= length - 2 else None
             for start in range(place - length + 2):
                 phrase = ids[start : start + length]
-                if end is not None and phrase[:-1] == end:
+                near = window is None or place - (start + length - 1) < window
+                if end is not None and phrase[:-1] == end and near:
                     token = phrase[-1]
                     earlier = [ids[first : first + length] for first in range(start + 1, place - length + 2)]
                     wanted[place, token] -= nats * (phrase not in earlier)  # each phrase counts once
@@ -54,6 +55,19 @@ def test_own_rows_follow_the_reference_without_its_phrases(make_model, sharpness
     likely = logits[1, :-1].log_softmax(-1).gather(-1, IDS[1, 1:, None])
     torch.testing.assert_close(output.loss, (follows.sum() - likely.sum()) / 18, check_dtype=False)
     assert follows.min() > 0
+
+
+def test_phrases_count_within_the_window_alone(make_model):
+    wanted = {}
+    for window in (0, 4):
+        model = make_model(double=True, phrase_penalty=1.5, context_window=window, **FIELDS)
+        said = said_by(model, IDS[:1])
+        loss = model.train()(IDS[:1], labels=IDS[:1], tail_only=OWN[:1], reference=said).loss
+        logits = model.eval()(IDS[:1]).logits[0].detach()
+        wanted[window] = without_phrases(logits, IDS[0].tolist(), 1.5, window or None)
+        apart = F.kl_div(logits.log_softmax(-1), wanted[window], reduction="none", log_target=True).sum(-1)[:-1]
+        torch.testing.assert_close(loss, apart.sum() / 9, check_dtype=False)
+    assert not torch.allclose(wanted[0], wanted[4])
 
 
 def test_other_rows_can_follow_the_reference_as_it_is(make_model):

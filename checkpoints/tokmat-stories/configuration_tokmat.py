@@ -98,7 +98,7 @@ class TokMatConfig(PreTrainedConfig):
             w in nats: the distinct earlier ids of the same document enter the denominator with their score + w.
             0 leaves them out.
         context_window (`int`, *optional*, defaults to 0):
-            How many positions back `context_negatives` reach; 0 is the whole document.
+            How many positions back `context_negatives` and `phrase_penalty` reach; 0 is the whole document.
         context_ngram (`int`, *optional*, defaults to 1):
             n: only ids that would complete an n-gram which the document holds already; 1 is every earlier id.
         phrase_penalty (`float`, *optional*, defaults to 0.0):

@@ -195,12 +195,14 @@ class Reference(NamedTuple):
     rows: torch.Tensor | None = None
 
 
-def phrases(ids: torch.Tensor, documents: torch.Tensor, penalty: float, places=None) -> list[ContextNegatives]:
+def phrases(
+    ids: torch.Tensor, documents: torch.Tensor, penalty: float, places=None, window: int = 0
+) -> list[ContextNegatives]:
     """What completes a phrase that the document holds already, with the nats it loses: `penalty` for a bigram, twice
     that for a trigram, four times for four tokens and more. Arguments as for `ContextNegatives`; each of the list
     adds to those before it."""
     growth = ((2, penalty), (3, penalty), (4, 2 * penalty))
-    return [ContextNegatives(ids, documents, 0, weight, places=places, ngram=length) for length, weight in growth]
+    return [ContextNegatives(ids, documents, window, weight, places=places, ngram=length) for length, weight in growth]
 
 
 def without_phrases(scores: torch.Tensor, repeats: list[ContextNegatives], rows: slice = slice(None)) -> torch.Tensor:

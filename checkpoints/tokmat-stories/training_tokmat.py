@@ -103,7 +103,7 @@ def make_lesson(
         assert reference is not None
         own, rows = tail_only, tail_only if reference.rows is None else reference.rows
         followed = rows[:, None] & (tails.slot == 0)
-        repeats = phrases(ids, documents, config.phrase_penalty, places)
+        repeats = phrases(ids, documents, config.phrase_penalty, places, config.context_window)
         queries = torch.zeros_like(content).index_put((rows,), reference.queries.to(content.dtype))
         reference = reference._replace(queries=at_place(queries))
     else:
