@@ -7,7 +7,7 @@ the first one's model writes nothing good came (docs/RESULTS.md).
 
 from ..evaluation.decoders import PhrasePenalty
 from .lab import Finding, Lab
-from .peers import SEQUENCE, merged, worn
+from .peers import SEARCH, SEQUENCE, merged, worn
 from .pretrained import MEASURES, Bench
 from .repetition import tables
 from .target import draw, judged_at_every_length, perplexity_rows
@@ -45,6 +45,7 @@ def decoders(bench: Bench, most: bool):
             yield f"no repeated {n}-gram", source, greedy | {"no_repeat_ngram_size": n}
         for nats in (1.5, 3.0):
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
+        yield "contrastive search", source, greedy | SEARCH
         for name, settings in SAMPLING.items():
             yield name, source, {"do_sample": True} | settings
 
