@@ -1,14 +1,17 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """What others teach against repetition, as their papers have it: losses compared with loops that say the same."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from trainer.evaluation.measures import interval
 from trainer.models import make_baseline
 from trainer.own_text import answer, load_own_text
-from trainer.studies import decoding, likeness, peers, practice, pretrained, pretrained_lab, structured
+from trainer.studies import decoding, lessons, likeness, peers, practice, pretrained, pretrained_lab, structured
 from trainer.studies.lab import SMALL, Lab
 from trainer.studies.pretrained import Bench
 from trainer.studies.pretrained_lab import OPENING, PretrainedLab
@@ -83,6 +86,55 @@ def test_ditto_wants_half_of_the_probability_one_repetition_before(drawn):
     assert not logits.grad[:5].any() and logits.grad[5:].any(dim=-1).all()  # what it was before is taken as it is
 
 
+def test_scale_grad_takes_from_what_is_new(drawn):
+    logits, ids = (part[0] for part in drawn)
+    total = 0.0
+    for place, (row, token) in enumerate(zip(logits.softmax(-1).tolist(), ids.tolist())):
+        scaled = [p if candidate in ids[:place].tolist() else 0.2 * p for candidate, p in enumerate(row)]
+        total -= math.log(scaled[token] / sum(scaled))
+    assert float(peers.scale_grad(logits, ids)) == pytest.approx(total / LENGTH)
+
+
+def test_simctg_spreads_states_that_are_alike(drawn):
+    states = drawn[0][0].clone().requires_grad_()
+    pairs, rows = 0.0, states.detach()
+    for one in range(LENGTH):
+        for other in range(LENGTH):
+            cosine = float(torch.nn.functional.cosine_similarity(rows[one], rows[other], dim=0))
+            pairs += max(0.0, cosine - 0.5) * (one != other)
+    loss = peers.spread(states)
+    assert float(loss.detach()) == pytest.approx(pairs / (LENGTH * (LENGTH - 1))) and pairs > 0
+    loss.backward()
+    with torch.no_grad():
+        assert peers.spread(states - 0.1 * states.grad) < loss
+
+
+def test_contrastive_search_weighs_likelihood_against_familiar_states(bench):
+    model = bench.lab.load(bench.source)
+    prompts = torch.tensor([[5, 6, 7, 5, 6, 7], [9, 8, 7, 6, 5, 4]])
+    given = {"custom_generate": peers.contrastive_search, "penalty_alpha": 0.6, "top_k": 3, "do_sample": False}
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "attention_mask": torch.ones_like(prompts)}
+    found = model.generate(prompts, **given, **settings)
+    ids = prompts.tolist()
+    for row in ids:
+        for _ in range(6):
+            with torch.no_grad():
+                before = model(torch.tensor([row]), output_hidden_states=True)
+            scores = before.logits[0, -1].clone()
+            scores[model.generation_config.eos_token_id] = -torch.inf
+            worth = {}
+            for p, token in zip(*(part.tolist() for part in scores.softmax(-1).topk(3))):
+                with torch.no_grad():
+                    states = model(torch.tensor([[*row, token]]), output_hidden_states=True).hidden_states[-1][0]
+                familiar = torch.nn.functional.cosine_similarity(states[-1], states[:-1], dim=-1).max()
+                worth[token] = 0.4 * p - 0.6 * float(familiar)
+            row.append(max(worth, key=worth.__getitem__))
+    assert found.tolist() == ids
+    assert found.tolist() != model.generate(prompts, do_sample=False, **settings).tolist()
+    stops = model.generate(prompts, **given, max_new_tokens=4, return_dict_in_generate=True)
+    assert stops.sequences.shape[1] <= 10
+
+
 def test_rows_are_what_each_arm_is_taught_on(bench):
     size, width = bench.size, bench.size.block
     for arm in peers.ARMS:
@@ -100,12 +152,12 @@ def test_rows_are_what_each_arm_is_taught_on(bench):
 def test_an_arm_is_trained_once_and_differs_from_the_others(bench):
     ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
     found = {}
-    for arm in ("fine-tuning", "token unlikelihood", "DITTO"):
+    for arm in ("fine-tuning", "token unlikelihood", "DITTO", "ScaleGrad", "SimCTG"):
         found[arm] = peers.worn(bench, arm)(ids).logits
         saved = bench.lab.path(f"peer-{arm.replace(' ', '-')}") / "adapter_model.safetensors"
         written = saved.stat().st_mtime_ns
         assert torch.equal(peers.worn(bench, arm)(ids).logits, found[arm]) and saved.stat().st_mtime_ns == written
-    assert len({float(logits.detach().sum()) for logits in found.values()}) == 3
+    assert len({float(logits.detach().sum()) for logits in found.values()}) == 5
 
 
 def test_training_seeds_give_other_adapters_and_each_is_trained_once(bench, monkeypatch):
@@ -185,3 +237,69 @@ def test_practice_goes_on_from_the_round_before_on_its_own_text_and_peoples(benc
     one = written[0]
     wanted = answer(made.load(made.practised(1)), made.tokenizer, [one["prompt_ids"]], 32, False, False)
     assert one["answer_ids"] == wanted[0]  # by the model of the round before
+
+
+# -- lessons, choice by choice ----------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_lesson_are_the_models_own_and_peoples(bench):
+    size = bench.size
+    for name, arm in lessons.ARMS.items():
+        rows = lessons.rows_of(bench, arm)
+        width, count = size.block * arm.blocks, size.steps * size.batch // arm.blocks
+        assert {len(ids) for ids in rows["input_ids"]} == {width} and len(rows) == count, name
+        assert sum(rows["tail_only"]) == round(count * arm.own)
+        assert (arm.own > 0) == ("phrase_penalty" in arm.fields)
+    again = lessons.rows_of(bench, lessons.ARMS["phrases, rows twice as long"])
+    assert again["input_ids"] == lessons.rows_of(bench, lessons.ARMS["phrases, rows twice as long"])["input_ids"]
+
+
+def test_a_lesson_teaches_what_its_arm_says(bench, monkeypatch):
+    trainers, train = [], pretrained.train
+    monkeypatch.setattr(pretrained, "train", lambda trainer, *to: trainers.append(trainer) or train(trainer, *to))
+    names = ("negatives, 64 tokens back", "negatives, every weight", "phrases, people's text as the source has it")
+    folders = [lessons.taught(bench, name) for name in names]
+    assert [lessons.taught(bench, name) for name in names] == folders and len(trainers) == 3
+    near, whole, followed = trainers
+    assert (near.tokmat.config.context_negatives, near.tokmat.config.context_window) == (3.0, 64)
+    assert near.reference is None and whole.reference is None and followed.reference is not None
+    assert (followed.args.reference_rows, followed.args.reference_sharpness) == ("all", 2.0)
+    assert all(weight.requires_grad for weight in whole.model.parameters()) and whole.args.learning_rate == 5e-5
+    learn = sum(weight.requires_grad for weight in near.model.parameters())
+    assert 0 < learn < len(list(near.model.parameters()))
+    ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
+    found = [bench.load(folder)(ids).logits.detach() for folder in (None, *folders)]
+    assert len({float(logits.sum()) for logits in found}) == 4
+    weights = bench.load(folders[1]).state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in whole.model.state_dict().items())
+
+
+def test_intervals_span_training_seeds_too():
+    draw = np.random.default_rng(0)
+    same = np.tile(draw.normal(size=50), (3, 1))
+    apart = same + np.array([[-1.0], [0.0], [1.0]])
+    (mean, low, high), (_, lowest, highest) = interval(same), interval(apart)
+    assert mean == pytest.approx(same.mean()) and low < mean < high
+    assert interval(same[0])[0] == pytest.approx(mean) and (high - low) == pytest.approx(
+        interval(same[0])[2] - interval(same[0])[1], rel=0.2
+    )
+    assert highest - lowest > 2 * (high - low)  # what the seeds differ by dwarfs what the prompts do
+
+
+def test_the_study_of_lessons_compares_with_three_training_seeds(bench, tmp_path, monkeypatch):
+    few = ("negatives", "negatives of bigrams", "phrases", "phrases, 1.5 nats")
+    monkeypatch.setattr(lessons, "ARMS", {name: lessons.ARMS[name] for name in few})
+    texts = str(tmp_path / "texts.txt")
+    made = Lab(bench.lab.folder, SMALL, texts, texts, pretrained=bench.source, judged_by=bench.source, say=str)
+    made.budget = dataclasses.replace(SMALL, lengths=(8, 16, 24))
+    found = lessons.study(made)
+    written = [row["decoder"] for row in found.rows if row.get("new_tokens") == 16]
+    assert written == ["human", "greedy", *few]
+    assert {path.name for path in made.folder.glob("models/lesson-*") if path.is_dir()} == {
+        "lesson-negatives", "lesson-negatives-of-bigrams", "lesson-phrases", "lesson-phrases-2", "lesson-phrases-3",
+        "lesson-phrases-1.5-nats",
+    }  # fmt: skip
+    texts_of = made.path("written").glob("lesson-*16.json")
+    assert len(list(texts_of)) == 6
+    again = lessons.study(made)
+    assert again.rows == found.rows

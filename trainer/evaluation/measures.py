@@ -44,9 +44,16 @@ def per_prompt(runs: list[torch.Tensor], prompts: Prompts, judge=None) -> dict[s
 
 
 def interval(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean, and its 95 % bootstrap interval over prompts."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
+    """Mean, and its 95 % bootstrap interval over prompts, (prompts,); of (training seeds, prompts) over both, each
+    resample drawing seeds and prompts anew."""
+    draw, prompts = np.random.default_rng(seed), values.shape[-1]
+    drawn = draw.integers(0, prompts, (resamples, prompts))
+    if values.ndim == 1:
+        means = values[drawn].mean(axis=1)
+    else:
+        seeds = draw.integers(0, len(values), (resamples, len(values)))
+        means = values[seeds[:, :, None], drawn[:, None]].mean(axis=(1, 2))
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
 

@@ -100,9 +100,11 @@ class Bench:
     # -- what is taught -----------------------------------------------------------------------------------------------
 
     def load(self, adapter: Path | None = None, strength: float = 1.0):
-        """The pretrained model as a TokMat model, an adapter merged into it, so many times what it adds."""
-        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32)
-        if adapter is not None:
+        """The pretrained model as a TokMat model, an adapter merged into it, so many times what it adds; or what
+        became of it where every weight learned."""
+        whole = adapter is not None and is_finished(adapter)
+        model = TokMatForContinuousLM.from_pretrained(adapter if whole else self.exact, dtype=torch.float32)
+        if adapter is not None and not whole:
             adapters = PeftModel.from_pretrained(model, adapter)
             for part in adapters.modules():
                 if isinstance(part, LoraLayer):
@@ -133,18 +135,26 @@ class Bench:
         Args:
             rows: those of own text are `tail_only`. settings: arguments of the training.
         """
-        fields: dict[str, Any] = {"phrase_penalty": NATS, "clean_probability": 1.0, "regression_weight": 0.0}
-        fields["negatives"] = "all"
-        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **fields)
+        self.teach(folder, rows, {"phrase_penalty": NATS}, settings | {"reference_sharpness": sharpness}, before)
+
+    def teach(self, folder: Path, rows: Dataset, fields: dict, settings: dict, before=None, whole: bool = False):
+        """Train adapters, fresh ones or those in `before`, into `folder`; or every weight, if `whole`.
+
+        Args:
+            fields: of the model's config, which say what the lesson is. settings: arguments of the training.
+        """
+        exact: dict[str, Any] = {"clean_probability": 1.0, "regression_weight": 0.0, "negatives": "all"}
+        model = TokMatForContinuousLM.from_pretrained(self.exact, dtype=torch.float32, **exact | fields)
         torch.manual_seed(settings["seed"])  # of the adapters' weights
-        if before is None:
-            adapters = adapted(model, "backbone.")
-        else:
-            adapters = PeftModel.from_pretrained(model, before, is_trainable=True)
+        learner = model
+        if before is not None:
+            learner = PeftModel.from_pretrained(model, before, is_trainable=True)
+        elif not whole:
+            learner = adapted(model, "backbone.")
         trainer = TokMatTrainer(
-            adapters,
-            TokMatTrainingArguments(reference_sharpness=sharpness, **settings),
-            reference=self.load(),
+            learner,
+            TokMatTrainingArguments(**settings),
+            reference=self.load() if model.config.phrase_penalty else None,
             train_dataset=rows,
             processing_class=self.tokenizer,
             data_collator=TokMatDataCollator(self.tokenizer),
@@ -228,7 +238,13 @@ class Bench:
         return rows
 
     def measured(self, name, model, settings, prompts: Prompts, lengths, measures=MEASURES) -> list[dict]:
-        """A row per length of one decoder's text; kept, so that a study that was killed goes on behind it."""
+        """A row per length of one decoder's text."""
+        found = self.values(name, model, settings, prompts, lengths, measures)
+        return [row_of(name, length, values) for length, values in zip(lengths, found)]
+
+    def values(self, name, model, settings, prompts: Prompts, lengths, measures=MEASURES) -> list[dict]:
+        """Every measure of one decoder's texts, text by text, a dict per length; kept, so that a study that was killed
+        goes on behind it."""
         path = self.lab.path("written") / f"{name.replace(' ', '-').replace(',', '')}-{lengths[-1]}.json"
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
@@ -238,20 +254,16 @@ class Bench:
             model.generation_config.temperature = model.generation_config.top_p = None  # the source may sample
             written = write(name, model, prompts, lengths[-1], 40, [0], **settings).runs[0]
         bits, told = self.bits(prompts.ids, written, lengths)
-        rows = []
+        found = []
         for place, length in enumerate(lengths):
-            some = written[:, :length]
-            row = {"new_tokens": length, "prompts": len(some), "decoder": name}
-            found = per_prompt([some], prompts) | {"bits": bits[:, place]}
-            for measure in (*measures, "bits"):
-                row |= with_ends(measure, interval(found[measure]))
-            rows.append(row)
+            values = per_prompt([written[:, :length]], prompts) | {"bits": bits[:, place]}
+            found.append({measure: values[measure].tolist() for measure in (*measures, "bits")})
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows), encoding="utf-8")
+        part.write_text(json.dumps(found), encoding="utf-8")
         path.with_suffix(".txt").write_text("\n\n".join(told), encoding="utf-8")
         part.replace(path)
-        return rows
+        return found
 
     def bits(self, prompt_ids: torch.Tensor, written: torch.Tensor, lengths) -> tuple[np.ndarray, list[str]]:
         """Bits per byte of so many tokens of each text, (n, lengths), and the texts, their prompts before a bar."""
@@ -284,6 +296,19 @@ class Bench:
         """Of the held-out texts."""
         texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
         return math.exp(float(judge_nll(model, texts[:, :1], texts[:, 1:], batch_size=4).mean()))
+
+
+def row_of(name: str, length: int, values: dict) -> dict:
+    """A decoder's row: each measure's mean and the ends of its interval.
+
+    Args:
+        values: by measure, (prompts,), or (training seeds, prompts).
+    """
+    arrays = {measure: np.array(found) for measure, found in values.items()}
+    row = {"new_tokens": length, "prompts": arrays["bits"].shape[-1], "decoder": name}
+    for measure, found in arrays.items():
+        row |= with_ends(measure, interval(found))
+    return row
 
 
 def adapted(model, prefix: str):
