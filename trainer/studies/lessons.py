@@ -35,12 +35,11 @@ EVERY_WEIGHT = 5e-5  # learning rate
 @dataclass(frozen=True)
 class Arm:
     """A lesson: fields of the model's config and arguments of the training that say what it is; the share of rows that
-    the source wrote; blocks to a row; whether every weight learns, or adapters."""
+    the source wrote; whether every weight learns, or adapters."""
 
     fields: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
     own: float = 0.0
-    blocks: int = 1
     whole: bool = False
 
 
@@ -63,9 +62,7 @@ ARMS = {
     "negatives, every weight": negatives(whole=True),
     LOOPS: phrases(),
     "phrases, 1.5 nats": phrases(1.5),
-    "phrases, 64 tokens back": phrases(fields={"context_window": 64}),
     "phrases, a third of loops": phrases(own=1 / 3),
-    "phrases, rows twice as long": phrases(blocks=2),
     "phrases, people's text as the source has it": phrases(arguments={"reference_rows": "all"}),
     "phrases, every weight": phrases(whole=True),
 }
@@ -123,7 +120,7 @@ def taught(bench: Bench, name: str, seed: int = 1) -> Path:
     bench.lab.say(f"{name}, seed {seed}: {size.steps} steps")
     work = folder.with_name(f"{folder.name}.training")
     rate = EVERY_WEIGHT if arm.whole else RATE
-    settings = schedule(work, size.steps, max(size.batch // arm.blocks, 1), rate, seed, bench.lab.device)
+    settings = schedule(work, size.steps, size.batch, rate, seed, bench.lab.device)
     settings |= {"bf16": bf16_supported(bench.lab.device.type == "cpu"), **arm.arguments}
     bench.teach(folder, rows_of(bench, arm), arm.fields, settings, whole=arm.whole)
     return folder
@@ -131,19 +128,13 @@ def taught(bench: Bench, name: str, seed: int = 1) -> Path:
 
 def rows_of(bench: Bench, arm: Arm) -> Dataset:
     """What an arm is taught on: rows of the source's own text, and people's."""
-    size, width = bench.size, bench.size.block * arm.blocks
-    count = size.steps * max(size.batch // arm.blocks, 1)
+    size = bench.size
+    count = size.steps * size.batch
     own = round(count * arm.own)
-    people = passages(bench.lab.documents[0]["text"], bench.tokenizer, count - own, width, seed=700).tolist()
+    people = passages(bench.lab.documents[0]["text"], bench.tokenizer, count - own, size.block, seed=700).tolist()
     rows = [{"input_ids": ids, "tail_only": False} for ids in people]
-    if own:
-        path = bench.own_text(0, None) if arm.blocks == 1 else bench.lab.path(f"own-lesson-{width}.jsonl")
-        if not path.exists() or (arm.blocks > 1 and sum(1 for _ in path.open()) < own):
-            bench.write_endless(bench.load(), path, own, seed=700, block=width)
-        rows += [
-            {"input_ids": row["prompt_ids"] + row["answer_ids"], "tail_only": True}
-            for row in list(load_own_text(path))[:own]
-        ]
+    for row in list(load_own_text(bench.own_text(0, None)))[:own] if own else ():
+        rows.append({"input_ids": row["prompt_ids"] + row["answer_ids"], "tail_only": True})
     return Dataset.from_list(rows)
 
 
@@ -172,14 +163,13 @@ def concluded(lab: Lab, bench: Bench, rows: list[dict], kept: dict[str, float], 
     size = bench.size
     return Finding(
         claim="Beyond 50 tokens it decides whether a pretrained model is taught where it loops itself; how strong the "
-        "lesson is, how far back it reaches, how much of the text is loops, how long the rows are, what becomes of "
-        "people's text and how many weights learn do not.",
+        "lesson is, how much of the text is loops, what becomes of people's text and how many weights learn do not.",
         finding=" ".join(told),
         verdict=lab.verdict([max(loops.values()) < min(without), not better and not worse]),
         rows=[*rows, *perplexity_rows(kept)],
         figure=draw(rows, kept, lab.budget.lengths[:-1]),
         text=tables(rows, (*MEASURES, "bits"))
-        + f"\n\nEach {size.steps} steps of {size.batch} rows of {size.block} tokens, or half as many of twice that; "
-        f"LoRA at {RATE:g}, every weight at {EVERY_WEIGHT:g}; argmax without a penalty. Intervals: 95 %, bootstrap "
-        f"over prompts, of `{LOOPS}` over its {len(SEEDS)} training seeds too.",
+        + f"\n\nEach {size.steps} steps of {size.batch} rows of {size.block} tokens; LoRA at {RATE:g}, every weight "
+        f"at {EVERY_WEIGHT:g}; argmax without a penalty. Intervals: 95 %, bootstrap over prompts, of `{LOOPS}` over "
+        f"its {len(SEEDS)} training seeds too.",
     )
