@@ -246,7 +246,7 @@ def test_rows_of_a_lesson_are_the_models_own_and_peoples(bench):
     size = bench.size
     for name, arm in lessons.ARMS.items():
         rows = lessons.rows_of(bench, arm)
-        count = size.steps * size.batch
+        count = size.steps * size.batch * arm.times
         assert {len(ids) for ids in rows["input_ids"]} == {size.block} and len(rows) == count, name
         assert sum(rows["tail_only"]) == round(count * arm.own)
         assert (arm.own > 0) == ("phrase_penalty" in arm.fields)
@@ -255,13 +255,13 @@ def test_rows_of_a_lesson_are_the_models_own_and_peoples(bench):
 def test_a_lesson_teaches_what_its_arm_says(bench, monkeypatch):
     trainers, train = [], pretrained.train
     monkeypatch.setattr(pretrained, "train", lambda trainer, *to: trainers.append(trainer) or train(trainer, *to))
-    names = ("negatives, 64 tokens back", "negatives, every weight", "phrases, people's text as the source has it")
+    names = ("negatives, 64 tokens back", "negatives, every weight", "phrases")
     folders = [lessons.taught(bench, name) for name in names]
     assert [lessons.taught(bench, name) for name in names] == folders and len(trainers) == 3
     near, whole, followed = trainers
     assert (near.tokmat.config.context_negatives, near.tokmat.config.context_window) == (3.0, 64)
     assert near.reference is None and whole.reference is None and followed.reference is not None
-    assert (followed.args.reference_rows, followed.args.reference_sharpness) == ("all", 2.0)
+    assert (followed.args.reference_rows, followed.args.reference_sharpness) == ("own", 2.0)
     assert all(weight.requires_grad for weight in whole.model.parameters()) and whole.args.learning_rate == 5e-5
     learn = sum(weight.requires_grad for weight in near.model.parameters())
     assert 0 < learn < len(list(near.model.parameters()))
@@ -284,20 +284,41 @@ def test_intervals_span_training_seeds_too():
     assert highest - lowest > 2 * (high - low)  # what the seeds differ by dwarfs what the prompts do
 
 
-def test_the_study_of_lessons_compares_with_three_training_seeds(bench, tmp_path, monkeypatch):
-    few = ("negatives", "negatives of bigrams", "phrases", "phrases, 1.5 nats")
+def test_the_study_of_lessons_judges_every_arm_once(bench, tmp_path, monkeypatch):
+    few = ("negatives", "negatives of bigrams", "phrases")
     monkeypatch.setattr(lessons, "ARMS", {name: lessons.ARMS[name] for name in few})
+    made = short_lab(bench, tmp_path)
+    found = lessons.study(made)
+    assert [row["decoder"] for row in found.rows if row.get("new_tokens") == 16] == ["human", "greedy", *few]
+    assert {path.name for path in made.folder.glob("models/lesson-*") if path.is_dir()} == {
+        "lesson-negatives", "lesson-negatives-of-bigrams", "lesson-phrases"
+    }  # fmt: skip
+    kept = {row["decoder"]: row["perplexity"] for row in found.rows if "perplexity" in row}
+    assert len(set(kept.values())) == 4
+    monkeypatch.setattr(pretrained, "write", lambda *args, **kwargs: pytest.fail("written again"))
+    monkeypatch.setattr(pretrained, "judge_nll", lambda *args, **kwargs: pytest.fail("measured again"))
+    assert lessons.study(made).rows == found.rows
+
+
+def test_the_best_lesson_is_told_over_its_training_seeds(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "SAMPLING", {})
+    made = short_lab(bench, tmp_path)
+    found = decoding.study(made)
+    for length in (8, 16, 24):
+        rows = {row["decoder"]: row for row in found.rows if row.get("new_tokens") == length}
+        seeds = [rows[decoding.named(decoding.LESSON, seed)] for seed in decoding.SEEDS]
+        assert rows[decoding.LESSON]["rep_2"] == pytest.approx(sum(row["rep_2"] for row in seeds) / 3)
+        assert rows[decoding.LESSON]["bits"] == pytest.approx(sum(row["bits"] for row in seeds) / 3)
+        assert ("contrastive search" in rows) == (length < 24)
+    kept = {
+        row["decoder"].removeprefix("held-out text, "): row["perplexity"] for row in found.rows if "perplexity" in row
+    }
+    assert len({kept[decoding.named(decoding.LESSON, seed)] for seed in decoding.SEEDS}) == 3
+    assert "seed 3" in found.finding and decoding.SEQUENCE in found.text
+
+
+def short_lab(bench, tmp_path) -> Lab:
     texts = str(tmp_path / "texts.txt")
     made = Lab(bench.lab.folder, SMALL, texts, texts, pretrained=bench.source, judged_by=bench.source, say=str)
     made.budget = dataclasses.replace(SMALL, lengths=(8, 16, 24))
-    found = lessons.study(made)
-    written = [row["decoder"] for row in found.rows if row.get("new_tokens") == 16]
-    assert written == ["human", "greedy", *few]
-    assert {path.name for path in made.folder.glob("models/lesson-*") if path.is_dir()} == {
-        "lesson-negatives", "lesson-negatives-of-bigrams", "lesson-phrases", "lesson-phrases-2", "lesson-phrases-3",
-        "lesson-phrases-1.5-nats",
-    }  # fmt: skip
-    texts_of = made.path("written").glob("lesson-*16.json")
-    assert len(list(texts_of)) == 6
-    again = lessons.study(made)
-    assert again.rows == found.rows
+    return made

@@ -219,12 +219,17 @@ class Bench:
         for nats in (1.5, 3.0) if most else ():
             yield f"phrases, {nats:g} nats", source, greedy | {"logits_processor": [PhrasePenalty(nats)]}
 
+    def test_sets(self) -> list[tuple[Prompts, tuple[int, ...]]]:
+        """Prompts, and the lengths of text that are asked of them; of the longest one fewer."""
+        lengths, size = self.lab.budget.lengths, self.size
+        parts = ((size.prompts, lengths[:-1]), (size.long_prompts, lengths[-1:]))
+        return [(self.prompts(count, some[-1]), some) for count, some in parts]
+
     def at_every_length(self, decoders) -> list[dict]:
-        """Rows of the decoders that `decoders(most)` yields, `most` of them but for the longest texts, which fewer
-        prompts get as well."""
-        lengths, rows = self.lab.budget.lengths, []
-        for count, some in ((self.size.prompts, lengths[:-1]), (self.size.long_prompts, lengths[-1:])):
-            rows += self.told(decoders(some[-1] < lengths[-1]), self.prompts(count, some[-1]), some)
+        """Rows of the decoders that `decoders(most)` yields, `most` of them but for the longest texts."""
+        longest, rows = self.lab.budget.lengths[-1], []
+        for prompts, some in self.test_sets():
+            rows += self.told(decoders(some[-1] < longest), prompts, some)
         return rows
 
     def told(self, decoders, prompts: Prompts, lengths) -> list[dict]:
@@ -245,7 +250,7 @@ class Bench:
     def values(self, name, model, settings, prompts: Prompts, lengths, measures=MEASURES) -> list[dict]:
         """Every measure of one decoder's texts, text by text, a dict per length; kept, so that a study that was killed
         goes on behind it."""
-        path = self.lab.path("written") / f"{name.replace(' ', '-').replace(',', '')}-{lengths[-1]}.json"
+        path = self.kept(name, lengths[-1])
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         if model is None:
@@ -264,6 +269,10 @@ class Bench:
         path.with_suffix(".txt").write_text("\n\n".join(told), encoding="utf-8")
         part.replace(path)
         return found
+
+    def kept(self, name: str, of) -> Path:
+        """Where a figure of one decoder lies."""
+        return self.lab.path("written") / f"{name.replace(' ', '-').replace(',', '')}-{of}.json"
 
     def bits(self, prompt_ids: torch.Tensor, written: torch.Tensor, lengths) -> tuple[np.ndarray, list[str]]:
         """Bits per byte of so many tokens of each text, (n, lengths), and the texts, their prompts before a bar."""
@@ -292,10 +301,16 @@ class Bench:
             found[name] = self.perplexity(self.load(*plan))
         return found
 
-    def perplexity(self, model) -> float:
-        """Of the held-out texts."""
+    def perplexity(self, model, name: str | None = None) -> float:
+        """Of the held-out texts; by name it is kept, as texts are."""
+        path = self.kept(name, "perplexity") if name else None
+        if path is not None and path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
         texts = passages(self.lab.documents[1]["text"], self.tokenizer, self.size.held_out, self.size.block, seed=1)
-        return math.exp(float(judge_nll(model, texts[:, :1], texts[:, 1:], batch_size=4).mean()))
+        found = math.exp(float(judge_nll(model, texts[:, :1], texts[:, 1:], batch_size=4).mean()))
+        if path is not None:
+            path.write_text(json.dumps(found), encoding="utf-8")
+        return found
 
 
 def row_of(name: str, length: int, values: dict) -> dict:
