@@ -40,6 +40,7 @@ def tail_accuracy():
 
 
 ENDS = ("", "_low", "_high")
+LESSON = "negatives of bigrams, 9 nats, twice the steps"
 TUNED = "argmax, phrases unlearned"  # which is round 3 of the source's phrases unlearned
 NAMES = {"human": "people", "greedy": "SmolLM2, greedy", TUNED: "phrases unlearned, round 3"}
 
@@ -83,7 +84,7 @@ def unlearnt_at_1000():
     return unlearnt("1000")
 
 
-FUNCTIONS = ("functions", "functions-sequence", "functions-practice", "functions-twice")
+FUNCTIONS = ("functions", "functions-negatives", "functions-sequence", "functions-practice", "functions-twice")
 
 
 @table("functions", *FUNCTIONS)
@@ -129,8 +130,37 @@ def lm_eval():
 
 @table("peers", "studies-135m")
 def peers():
-    """What others teach SmolLM2 in the steps of one round: repetition and bits at both lengths, what it forgets."""
-    found = study("peers", "studies-135m")
+    return lesson_by_lesson("peers")
+
+
+@table("lessons", "lessons-135m")
+def lessons():
+    return lesson_by_lesson("lessons")
+
+
+@table("argmax", "lessons-135m")
+def argmax():
+    """The best lesson beside people and its rivals: repetition and bits at each length, and what it forgets."""
+    shown = {"human": "people", "greedy": "SmolLM2, greedy", "penalty 1.1": "SmolLM2, penalty 1.1"}
+    shown |= {"penalty 1.2": "SmolLM2, penalty 1.2", LESSON: "with the adapter, argmax"}
+    found, kept = study("decoding", "studies-135m"), perplexities("decoding")
+    by_place = {(row["decoder"], row["new_tokens"]): row for row in found if row["new_tokens"]}
+    lengths = sorted({length for _, length in by_place}, key=int)
+    rows = [["", *(f"{title}, {length}" for length in lengths for title in ("Rep-2", "bits per byte")), "perplexity"]]
+    for name, title in shown.items():
+        cells = []
+        for length in lengths:
+            row = by_place.get((name, length))
+            for measure in ("rep_2", "bits"):
+                ends = [row[f"{measure}{end}"] for end in ENDS] if row else []
+                cells.append(with_interval(measure, ends) if row else "")
+        rows.append([title, *cells, {"greedy": "1.000", LESSON: f"{kept[LESSON]:.3f}"}.get(name, "")])
+    return rows
+
+
+def lesson_by_lesson(name: str) -> list[list[str]]:
+    """What a study teaches SmolLM2 in the steps of one round: repetition and bits at both lengths, what it forgets."""
+    found = study(name, "studies-135m")
     kept = {row["decoder"].removeprefix("held-out text, "): float(row["perplexity"] or "nan") for row in found}
     columns = {"rep_2": "Rep-2", "rep_3": "Rep-3", "bits": "bits per byte"}
     lengths = sorted({row["new_tokens"] for row in found if row["new_tokens"]}, key=int)

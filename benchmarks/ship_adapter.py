@@ -1,7 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """An adapter of a converted model as one of its source, which plain transformers and PEFT load; in bfloat16.
 
-    python benchmarks/ship_adapter.py study/models/unlearnt-3 HuggingFaceTB/SmolLM2-135M-Instruct FOLDER
+    python benchmarks/ship_adapter.py without-loops HuggingFaceTB/SmolLM2-135M-Instruct FOLDER
 
 A conversion keeps the source's network, under another name: the tensors are the same. Files that the target folder
 holds already, such as its card, stay.
@@ -34,8 +34,11 @@ def ship_adapter(adapter: Path, source: str, folder: Path) -> None:
         for name, tensor in load_file(adapter / "adapter_model.safetensors").items()
     }
     settings |= {"base_model_name_or_path": source, "auto_mapping": None, "task_type": "CAUSAL_LM"}
-    modules = [re.sub(r"^backbone\.", f"{prefix}.", name) for name in settings["target_modules"]]
-    settings["target_modules"] = sorted(modules)
+    targets = settings["target_modules"]
+    if isinstance(targets, str):  # a pattern
+        settings["target_modules"] = re.sub(r"^backbone\b", prefix, targets)
+    else:
+        settings["target_modules"] = sorted(re.sub(r"^backbone\.", f"{prefix}.", name) for name in targets)
 
     def save(temporary):
         save_file(tensors, Path(temporary) / "adapter_model.safetensors", metadata={"format": "pt"})

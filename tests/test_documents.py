@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import invoke
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n)+)")
 SMALLER = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "source",
     "checkpoints/smollm2-135m-instruct-tail": "tail",
+    "checkpoints/smollm2-135m-instruct-argmax": "worn",
     "path/to/tokmat-model": "checkpoints/tokmat-stories",
     "path/to/maturation_generate": "hub_cards/maturation_generate",
     "MODEL": "my-model",
@@ -41,7 +43,7 @@ FEW = {
 NOT_RUN = {
     "tokmat push my-model me/my-model --private": "asks the Hub; tests/test_hub_push.py pushes to a server of its own",
     "tokmat push hub_cards/space me/tokmat": "asks the Hub",
-    "tokmat reproduce pretrained ": "hours; tests/test_studies.py runs it on a small budget",
+    "tokmat reproduce lessons ": "hours; tests/test_studies.py runs it on a small budget",
     "tokmat demo --page": "a server; tests/test_space.py asks it",
     "transformers chat ": "asks a server; tests/test_serve.py loads a model in it",
     "jupyter execute ": "minutes; tests/test_notebook.py runs it",
@@ -81,6 +83,10 @@ def folder(models, story_file, tmp_path_factory):
     for name in ("checkpoints", "hub_cards", "benchmarks", "examples", "docs"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(models[2], folder / "source")
+    adapted = AutoModelForCausalLM.from_pretrained(folder / "source")
+    get_peft_model(adapted, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")).save_pretrained(
+        folder / "worn"
+    )
     shutil.copytree(models[0], folder / "my-model")
     logged = {"log_history": [{"step": step, "loss": 3.0 / step} for step in (1, 2, 3)]}
     (folder / "my-model" / "trainer_state.json").write_text(json.dumps(logged), encoding="utf-8")

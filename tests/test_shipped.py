@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import invoke
+from peft import PeftConfig
+from safetensors import safe_open
 
 from trainer.checkpoints import AR_STORIES, STORIES, in_the_box, load_model, load_tokenizer
 
@@ -58,6 +60,22 @@ def test_the_tail_of_smollm2_is_at_most_20_megabytes():
     folder = ROOT / "checkpoints" / "smollm2-135m-instruct-tail"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 20e6
     assert {"README.md", "tail_adapter.safetensors", "tail_adapter_config.json"} <= set(os.listdir(folder))
+
+
+def test_the_adapter_of_smollm2_is_small_and_names_its_source():
+    folder = ROOT / "checkpoints" / "smollm2-135m-instruct-argmax"
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12e6
+    config = PeftConfig.from_pretrained(folder)
+    assert config.base_model_name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct" and config.r == 16
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        names = list(file.keys())
+        assert all(file.get_tensor(name).dtype == torch.bfloat16 for name in names)
+    assert len(names) == 2 * 7 * 30 and all(name.startswith("base_model.model.model.layers.") for name in names)
 
 
 def test_its_code_is_the_package_s():

@@ -1,5 +1,6 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
-"""SmolLM2-135M-Instruct as the registry has it (`make smollm2`): converted exactly, and with the tail in the box."""
+"""SmolLM2-135M-Instruct as the registry has it (`make smollm2`): converted exactly, with the tail in the box, and with
+the adapter that writes without loops."""
 
 import json
 import subprocess
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import pipeline
 
 from trainer.checkpoints import load_model, load_tokenizer
 from trainer.conversion import from_autoregressive
+from trainer.evaluation.metrics import rep_n
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "models" / "smollm2-135m-instruct"
@@ -90,3 +93,16 @@ def test_the_tail_in_the_box_commits_the_text_of_the_source_in_fewer_passes(sour
     chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
     answer = chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=12)[0]["generated_text"]
     assert answer[-1]["role"] == "assistant" and answer[-1]["content"].strip()
+
+
+def test_the_adapter_in_the_box_takes_most_of_the_loops_away(source, tokenizer):
+    folder = ROOT / "checkpoints" / "smollm2-135m-instruct-argmax"
+    adapted = PeftModel.from_pretrained(load_model(str(SOURCE)), folder).eval()
+    repeated = {"source": 0.0, "adapted": 0.0}
+    for name, model in (("source", source), ("adapted", adapted)):
+        for prompt in PROMPTS:
+            inputs = tokenizer(prompt, return_tensors="pt")
+            with torch.no_grad():
+                ids = model.generate(**inputs, max_new_tokens=200, min_new_tokens=200, do_sample=False)[0].tolist()
+            repeated[name] += rep_n([ids[inputs["input_ids"].shape[1] :]], 2) / len(PROMPTS)
+    assert repeated["adapted"] < repeated["source"] / 2
