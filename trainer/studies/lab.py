@@ -319,6 +319,11 @@ class Lab:
         return found | {name: getattr(self, name) for name in ("pretrained", "judged_by") if getattr(self, name)}
 
 
+def slug(name: str) -> str:
+    """The name of a decoder or a lesson, as that of a file."""
+    return name.replace(" ", "-").replace(",", "")
+
+
 def with_ends(name: str, ends: tuple[float, float, float]) -> dict[str, float]:
     """Columns of an `interval`: `name`, `name_low`, `name_high`."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends))

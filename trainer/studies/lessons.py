@@ -21,8 +21,8 @@ from datasets import Dataset
 from ..evaluation.prompts import passages
 from ..own_text import load_own_text
 from ..training_run import bf16_supported
-from .lab import Finding, Lab
-from .peers import draw
+from .lab import Finding, Lab, slug
+from .peers import draw, examined
 from .pretrained import MEASURES, NATS, RATE, Bench, schedule
 from .repetition import tables
 from .target import perplexity_rows
@@ -43,40 +43,27 @@ class Arm:
     whole: bool = False
 
 
-def negatives(nats: float = 3.0, **others) -> Arm:
-    return Arm({"context_negatives": nats, **others.pop("fields", {})}, **others)
+def negatives(nats: float = 3.0, times: int = 1, whole: bool = False, **fields) -> Arm:
+    return Arm({"context_negatives": nats, **fields}, times=times, whole=whole)
 
 
-def phrases(nats: float = NATS, own: float = 2 / 3, **others) -> Arm:
-    """Without rows of the source's own there is nothing to follow, so they are always some."""
-    fields = {"phrase_penalty": nats, **others.pop("fields", {})}
-    return Arm(fields, {"reference_sharpness": 2.0, **others.pop("arguments", {})}, own, **others)
-
-
-BIGRAMS: dict[str, Any] = {"fields": {"context_ngram": 2}}
 ARMS = {
     "negatives": negatives(),
     "negatives, 6 nats": negatives(6.0),
-    "negatives, 64 tokens back": negatives(fields={"context_window": 64}),
-    "negatives of bigrams": negatives(**BIGRAMS),
-    "negatives of bigrams, 6 nats": negatives(6.0, **BIGRAMS),
-    "negatives of bigrams, 9 nats": negatives(9.0, **BIGRAMS),
-    "negatives of bigrams, 12 nats": negatives(12.0, **BIGRAMS),
-    "negatives of bigrams, 9 nats, twice the steps": negatives(9.0, times=2, **BIGRAMS),
+    "negatives, 64 tokens back": negatives(context_window=64),
+    "negatives of bigrams": negatives(context_ngram=2),
+    "negatives of bigrams, 6 nats": negatives(6.0, context_ngram=2),
+    "negatives of bigrams, 9 nats": negatives(9.0, context_ngram=2),
+    "negatives of bigrams, 12 nats": negatives(12.0, context_ngram=2),
+    "negatives of bigrams, 9 nats, twice the steps": negatives(9.0, times=2, context_ngram=2),
     "negatives, every weight": negatives(whole=True),
-    "phrases": phrases(),
+    "phrases": Arm({"phrase_penalty": NATS}, {"reference_sharpness": 2.0}, own=2 / 3),
 }
 
 
 def study(lab: Lab) -> Finding:
-    bench, lengths = Bench(lab), lab.budget.lengths[:-1]
-    prompts = bench.prompts(bench.size.prompts, lengths[-1])
-    rows, kept = [], {}
-    for name, model, settings in decoders(bench):
-        rows += bench.told([(name, model, settings)], prompts, lengths)
-        if model is not None:
-            kept[name] = bench.perplexity(model, name)
-    return concluded(lab, bench, rows, kept)
+    bench = Bench(lab)
+    return concluded(lab, bench, *examined(bench, decoders(bench)))
 
 
 def decoders(bench: Bench):
@@ -85,10 +72,6 @@ def decoders(bench: Bench):
     yield "greedy", bench.lab.load(Path(bench.source)), {"do_sample": False}
     for name in ARMS:
         yield name, bench.load(taught(bench, name)), ARGMAX
-
-
-def slug(name: str) -> str:
-    return name.replace(",", "").replace("'", "").replace(" ", "-")
 
 
 def taught(bench: Bench, name: str, seed: int = 1) -> Path:

@@ -12,7 +12,7 @@ from ..evaluation.mauve import LEAST, between_halves, mauve_scores, summary
 from ..evaluation.measures import per_prompt
 from ..evaluation.prompts import Prompts
 from .decoding import SAMPLING, decoders
-from .lab import Finding, Lab, with_ends
+from .lab import Finding, Lab, slug, with_ends
 from .peers import SEQUENCE
 from .pretrained import Bench
 
@@ -35,7 +35,7 @@ def study(lab: Lab) -> Finding:
 
 def compared(bench: Bench, name: str, model, settings: dict, prompts: Prompts, people: np.ndarray) -> dict:
     """MAUVE (mean, least and greatest of the k-means seeds) and Rep-2 of one decoder's texts; kept."""
-    path = bench.lab.path("written") / f"mauve-{name.replace(' ', '-').replace(',', '')}.json"
+    path = bench.lab.path("written") / f"mauve-{slug(name)}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     if model is None:

@@ -26,7 +26,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from ..evaluation.prompts import passages
 from ..own_text import load_own_text
-from .lab import Finding, Lab
+from .lab import Finding, Lab, slug
 from .pretrained import MEASURES, Bench, adapted, train
 from .repetition import tables
 from .target import perplexity_rows
@@ -127,14 +127,20 @@ class Peer(Trainer):
 
 
 def study(lab: Lab) -> Finding:
-    bench, lengths = Bench(lab), lab.budget.lengths[:-1]
+    bench = Bench(lab)
+    return concluded(lab, bench, *examined(bench, decoders(bench)))
+
+
+def examined(bench: Bench, decoders) -> tuple[list[dict], dict[str, float]]:
+    """Rows of every decoder at the lengths that all prompts get, and the perplexity of held-out text under each."""
+    lengths = bench.lab.budget.lengths[:-1]
     prompts = bench.prompts(bench.size.prompts, lengths[-1])
     rows, kept = [], {}
-    for name, model, settings in decoders(bench):
+    for name, model, settings in decoders:
         rows += bench.told([(name, model, settings)], prompts, lengths)
         if model is not None:
-            kept[name] = bench.perplexity(model)
-    return concluded(lab, bench, rows, kept)
+            kept[name] = bench.perplexity(model, name)
+    return rows, kept
 
 
 def decoders(bench: Bench):
@@ -160,7 +166,7 @@ def merged(bench: Bench, folder: Path | None = None):
 
 def taught(bench: Bench, arm: str, seed: int = 1) -> Path:
     """The folder of an arm's adapters, trained unless they are there."""
-    folder = bench.lab.path(f"peer-{arm.replace(' ', '-')}" + (f"-{seed}" if seed > 1 else ""))
+    folder = bench.lab.path(f"peer-{slug(arm)}" + (f"-{seed}" if seed > 1 else ""))
     if not (folder / "adapter_model.safetensors").is_file():
         bench.lab.say(f"{arm}, seed {seed}: {bench.size.steps} steps")
         args = TrainingArguments(**bench.schedule(folder.with_name(f"{folder.name}.training"), seed))

@@ -40,7 +40,7 @@ from ..evaluation.prompts import Prompts, passages
 from ..own_text import Prompt, load_own_text, write_own_text
 from ..tokmat_trainer import TokMatTrainer
 from ..training_args import TokMatTrainingArguments
-from .lab import Finding, Lab, with_ends
+from .lab import Finding, Lab, slug, with_ends
 from .repetition import tables
 from .target import TUNED, draw, judged_at_every_length, perplexity_rows
 
@@ -272,7 +272,7 @@ class Bench:
 
     def kept(self, name: str, of) -> Path:
         """Where a figure of one decoder lies."""
-        return self.lab.path("written") / f"{name.replace(' ', '-').replace(',', '')}-{of}.json"
+        return self.lab.path("written") / f"{slug(name)}-{of}.json"
 
     def bits(self, prompt_ids: torch.Tensor, written: torch.Tensor, lengths) -> tuple[np.ndarray, list[str]]:
         """Bits per byte of so many tokens of each text, (n, lengths), and the texts, their prompts before a bar."""
