@@ -73,7 +73,8 @@ STORIES = {
 
 def stories(new_tokens: int) -> list[list[str]]:
     found = {row["name"]: row for row in load(f"stories-{new_tokens}")["decoders"]}
-    measures = MEASURES | ({"mauve": "MAUVE"} if "mauve" in found["human"] else {})
+    measures = MEASURES | {"judge_bits": "judge bits/byte", "mauve": "MAUVE"}
+    measures = {name: title for name, title in measures.items() if name in found["human"]}
     measures |= {"held_out_perplexity": "held-out ppl"}
     rows = [["", *measures.values()]]
     for name, title in STORIES.items():

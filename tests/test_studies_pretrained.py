@@ -1,18 +1,15 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The study of a pretrained model: its test set, its judge, its target, and that it goes on where it was."""
 
-import math
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from trainer.evaluation.bits import bits_per_byte
 from trainer.evaluation.prompts import passages
 from trainer.models import make_baseline
 from trainer.studies import pretrained
@@ -65,28 +62,6 @@ def test_wikitext_becomes_plain_text(tmp_path, monkeypatch):
         'It was, as ever, a well-known 1,200 m (3.9 ft) thing\'s "good end".\n\nMore.\n<|endoftext|>\n'
         "Other text.\n<|endoftext|>\n"
     )
-
-
-# -- the judge --------------------------------------------------------------------------------------------------------
-
-
-def test_bits_per_byte_are_the_judges_own(tokenizer):
-    torch.manual_seed(0)
-    judge = make_baseline(None, "tiny", tokenizer).eval()
-    beginnings, texts = ["Once upon a time", "The", ""], [" there was a small fox.", " owl — 3 cats", "Once"]
-    found = bits_per_byte(judge, tokenizer, beginnings, texts)
-    for beginning, text, bits in zip(beginnings, texts, found):
-        ids = [tokenizer.bos_token_id, *tokenizer(beginning + text, add_special_tokens=False)["input_ids"]]
-        known = 1 + len(tokenizer(beginning, add_special_tokens=False)["input_ids"])
-        with torch.no_grad():
-            logits = judge(torch.tensor([ids])).logits[0, known - 1 : -1]
-        nats = F.cross_entropy(logits, torch.tensor(ids[known:]), reduction="sum")
-        assert bits == pytest.approx(float(nats) / math.log(2) / len(text.encode()), rel=1e-4)
-    assert bits_per_byte(judge, tokenizer, beginnings, texts, batch_size=1) == pytest.approx(found, rel=1e-4)
-    # A word's end in one pass is what it is alone, as long as it ends a token.
-    parts = bits_per_byte(judge, tokenizer, beginnings[:1], texts[:1], [[len(" there was"), len(texts[0])]])
-    assert parts[0, 1] == pytest.approx(found[0], rel=1e-4)
-    assert parts[0, 0] == pytest.approx(bits_per_byte(judge, tokenizer, beginnings[:1], [" there was"])[0], rel=1e-4)
 
 
 # -- the target -------------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ class EvaluateArguments:
         "autoregressive models of the same tokenizer to compare with: folders or Hub names", metavar="MODEL"
     )
     judge: str | None = argument(
-        "autoregressive model of the same tokenizer that gives the perplexity of the text, and MAUVE its features"
+        "autoregressive model that gives perplexity (of another tokenizer: bits per byte) and MAUVE's features"
     )
     trust_remote_code: bool = argument(
         "run the code that a baseline brings; a TokMat model uses the installed package, a judge must need none", False

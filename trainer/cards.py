@@ -207,7 +207,7 @@ def evaluated(result: dict | None, row: dict | None) -> list[EvalResult]:
         assert result is not None and row is not None
         mean, *interval = row[name] if isinstance(row[name], list) else [row[name]]
         arguments: dict[str, Any] = {"interval": [round(value, 4) for value in interval]} if interval else {}
-        arguments |= {"judge": result["judge"]} if name in ("judge_perplexity", "mauve") else {}
+        arguments |= {"judge": result["judge"]} if name.startswith("judge") or name == "mauve" else {}
         shared: dict[str, Any] = {"dataset_type": ", ".join(result["data"]), "dataset_name": ", ".join(result["data"])}
         shared["dataset_args"] = {key: result[key] for key in ("prompts", "prompt_tokens", "new_tokens", "seeds")}
         found.append(_result(name, COLUMNS[name], mean, metric_args=arguments or None, **shared))

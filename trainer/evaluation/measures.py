@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from . import metrics
+from .bits import TextJudge
 from .decoders import Continuations
 from .prompts import Prompts
 
@@ -58,8 +59,16 @@ def interval(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[
 
 
 def scores(row: Continuations, prompts: Prompts, judge) -> dict:
-    """Every metric of one decoder as (mean, low, high), and its mean in the run of each seed."""
+    """Every metric of one decoder as (mean, low, high), and its mean in the run of each seed.
+
+    Args:
+        judge: a model of the same tokenizer, for perplexity; a `TextJudge`, for bits per byte; or None.
+    """
+    texts = judge if isinstance(judge, TextJudge) else None
+    judge = None if texts else judge
     runs = [per_prompt([run], prompts, judge) for run in row.runs]
+    if texts is not None:
+        runs = [run | {"judge_bits": texts.bits(prompts.ids, ids)} for run, ids in zip(runs, row.runs)]
     found, by_seed = {}, {}
     for name in runs[0]:
         values = np.array([run[name] for run in runs])  # (seeds, prompts)

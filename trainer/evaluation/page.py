@@ -17,6 +17,7 @@ PICTURES = (
 )
 INK = "#123456"  # drawn in this colour, and replaced by the page's own: black on white or white on black
 WIDTH = 9.5  # of a picture, in inches
+JUDGED = {"judge_perplexity": "perplexity under the judge", "judge_bits": "bits per byte under the judge"}
 DRAWING: dict[Any, Any] = {
     **RC,
     "svg.hashsalt": "tokmat",  # the same ids in every run
@@ -52,7 +53,7 @@ def page(result: dict, samples: list[dict], watched: dict[str, Run] | None = Non
 
     title = escape(f"{', '.join(result['models'])}: evaluation")
     with rc_context(DRAWING):
-        pictures = {"Repetition against judge perplexity": _against_judge(result["decoders"])}
+        pictures = {"Repetition against the judge's opinion": _against_judge(result["decoders"])}
         pictures["Every measure"] = _measures(result)
         for name, found in _look_ahead(result).items():
             pictures[f"What the tail knows{name}: share of later commits foreseen by slot k"] = _tail(found)
@@ -160,20 +161,21 @@ def _against_judge(decoders: list[dict]) -> str:
     """Each decoder a point with both intervals; labels in a column in the points' order, so that none overlap."""
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    rows = [row for row in decoders if "judge_perplexity" in row]
+    rows = [row for row in decoders if any(name in row for name in JUDGED)]
     if not rows:
         return ""
+    judged = next(name for name in JUDGED if name in rows[0])
     height = max(4.8, 0.32 * len(rows) + 1)  # inches
     drawn, axes = figure(WIDTH, height)
     axes = axes[0, 0]
     for row in rows:
-        x, y, colour = row["judge_perplexity"], row["rep_2"], _colour(row["name"])
+        x, y, colour = row[judged], row["rep_2"], _colour(row["name"])
         shape = {"marker": "*", "markersize": 13} if row["name"] == "human" else {"marker": "o", "markersize": 6}
         axes.errorbar(x[0], y[0], xerr=_error(x), yerr=_error(y), color=colour, lw=1.2, zorder=3, **shape)
         if row["name"] == "human":
             axes.axvline(x[0], color=INK, lw=0.8, ls=":")
             axes.axhline(y[0], color=INK, lw=0.8, ls=":")
-    values = [value for row in rows for value in row["judge_perplexity"]]
+    values = [value for row in rows for value in row[judged]]
     spread = max(values) / min(values)
     if spread > 3:
         axes.set_xscale("log")
@@ -182,7 +184,7 @@ def _against_judge(decoders: list[dict]) -> str:
         )
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("perplexity under the judge" + (" (log scale)" if axes.get_xscale() == "log" else ""))
+    axes.set_xlabel(JUDGED[judged] + (" (log scale)" if axes.get_xscale() == "log" else ""))
     axes.set_ylabel("Rep-2")
     low, high = axes.get_ylim()
     rows.sort(key=lambda row: row["rep_2"][0])
@@ -195,7 +197,7 @@ def _against_judge(decoders: list[dict]) -> str:
     for row, place in zip(rows, places):
         axes.annotate(
             row["name"],
-            (row["judge_perplexity"][0], row["rep_2"][0]),
+            (row[judged][0], row["rep_2"][0]),
             xytext=(1.03, place),
             textcoords="axes fraction",
             va="center",
@@ -207,7 +209,8 @@ def _against_judge(decoders: list[dict]) -> str:
 
 def _measures(result: dict) -> str:
     """A panel per measure but the judge's, decoders below one another, the human value as a line."""
-    rows, names = result["decoders"], [name for name in columns(result) if not name.endswith("perplexity")]
+    rows, left_out = result["decoders"], (*JUDGED, "held_out_perplexity")
+    names = [name for name in columns(result) if name not in left_out]
     down = -(-len(names) // 3)
     drawn, axes = figure(WIDTH, down * (0.26 * len(rows) + 0.9), down, 3, sharey=True)
     for one, name in zip(axes.flat, names):

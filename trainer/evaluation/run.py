@@ -4,6 +4,7 @@
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from ..models import machine_device
 from ..pictures import require_matplotlib
 from ..traces import Run, watch
 from . import mauve
+from .bits import TextJudge
 from .decoders import Continuations, Decoder, continuations, decoders
 from .look_ahead import what_the_tail_knows
 from .measures import held_out_perplexity, scores
@@ -72,13 +74,13 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
     prompts = held_out_prompts(documents, tokenizer, options.prompts, *lengths)
     places = windows(documents, tokenizer, options.mauve_continuations, *lengths) if with_mauve(options) else None
     vocabulary = load(models[0]).config.vocab_size
-    for name in [*models, *baselines, *([options.judge] if options.judge else [])]:
+    for name in [*models, *baselines]:
         if load(name).config.vocab_size != vocabulary:
             tokens = load(name).config.vocab_size
             raise ValueError(
                 f"{name} has {tokens} tokens, {models[0]} has {vocabulary}: they must share one tokenizer"
             )
-    judge = load(options.judge) if options.judge else None
+    judge = as_judge(options.judge, load(options.judge), tokenizer, vocabulary) if options.judge else None
 
     tokmats, ars = ({row: load(name) for row, name in rows.items()} for rows in (tokmat_rows, baseline_rows))
     plans = decoders(options, tokmats, ars, settings)
@@ -147,6 +149,25 @@ def check_judge(judge: str, baselines: list[str]) -> None:
         )
 
 
+def as_judge(name: str, model, tokenizer: PreTrainedTokenizerBase, vocabulary: int):
+    """The model itself where it has the tokens of the models, else a `TextJudge`.
+
+    Raises:
+        ValueError: it has other tokens, and no tokenizer that says where in a text its tokens end.
+    """
+    try:
+        own = load_tokenizer(name)
+    except (OSError, ValueError) as error:
+        if model.config.vocab_size == vocabulary:  # nothing but its weights was saved
+            return model
+        raise ValueError(f"--judge {name} has other tokens than the models, and no tokenizer: {error}") from error
+    if own.get_vocab() == tokenizer.get_vocab():
+        return model
+    if not own.is_fast:
+        raise ValueError(f"--judge {name} has another tokenizer than the models, so it must be a fast one: it is none")
+    return TextJudge(model, own, tokenizer)
+
+
 def is_judge(name: str, options: EvaluateArguments) -> bool:
     return options.judge is not None and spelt_once(name) == spelt_once(options.judge)
 
@@ -205,12 +226,13 @@ def row_names(kind: str, models: list[str]) -> dict[str, str]:
 
 def add_mauve(result: dict, options, plans: list[Decoder], places: Prompts, stride: int, judge, advance) -> None:
     """MAUVE of every row of `result`, as (mean, least, greatest) over k-means seeds, and how it was made."""
-    human = mauve.features(judge, places.ids, places.human)
+    features = judge.features if isinstance(judge, TextJudge) else partial(mauve.features, judge)
+    human = features(places.ids, places.human)
     scores = {"human": mauve.between_halves(human)}
     for plan in plans:
         once = [Decoder(plan.name, plan.model, plan.seeds[:1], plan.settings)]
         written = continuations(options, places, once, advance, " (MAUVE)")[0].runs[0]
-        scores[plan.name] = mauve.mauve_scores(human, mauve.features(judge, places.ids, written))
+        scores[plan.name] = mauve.mauve_scores(human, features(places.ids, written))
     for row in result["decoders"]:
         row["mauve"] = mauve.summary(scores[row["name"]])
         row["mauve_by_kmeans_seed"] = scores[row["name"]]

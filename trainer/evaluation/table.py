@@ -14,6 +14,7 @@ COLUMNS = {
     "rep_4": "Rep-4",
     "loop": "Loop",
     "judge_perplexity": "judge ppl",
+    "judge_bits": "judge bits/byte",
     "mauve": "MAUVE",
     "held_out_perplexity": "held-out ppl",
 }
