@@ -96,6 +96,12 @@ def test_scale_grad_takes_from_what_is_new(drawn):
     assert float(peers.scale_grad(logits, ids)) == pytest.approx(total / LENGTH)
 
 
+def test_spread_leaves_states_alone_that_are_far_enough_apart():
+    states = torch.tensor([[1.0, 0.0], [0.6, 0.8], [-3.0, 0.0], [2.0, 0.0]])  # cosines 0.6, -1, 1; -0.6, 0.6; -1
+    assert float(peers.spread(states)) == pytest.approx(2 * (0.1 + 0.5 + 0.1) / 12)
+    assert float(peers.spread(states[:3])) == pytest.approx(2 * 0.1 / 6)
+
+
 def test_contrastive_search_weighs_likelihood_against_familiar_states(bench):
     model = bench.lab.load(bench.source)
     prompts = torch.tensor([[5, 6, 7, 5, 6, 7], [9, 8, 7, 6, 5, 4]])
@@ -139,12 +145,12 @@ def test_rows_are_what_each_arm_is_taught_on(bench):
 def test_an_arm_is_trained_once_and_differs_from_the_others(bench):
     ids = torch.tensor([[5, 6, 7, 5, 6, 7]])
     found = {}
-    for arm in ("fine-tuning", "token unlikelihood", "DITTO", "ScaleGrad"):
+    for arm in ("fine-tuning", "token unlikelihood", "DITTO", "ScaleGrad", "SimCTG"):
         found[arm] = peers.worn(bench, arm)(ids).logits
         saved = bench.lab.path(f"peer-{arm.replace(' ', '-')}") / "adapter_model.safetensors"
         written = saved.stat().st_mtime_ns
         assert torch.equal(peers.worn(bench, arm)(ids).logits, found[arm]) and saved.stat().st_mtime_ns == written
-    assert len({float(logits.detach().sum()) for logits in found.values()}) == 4
+    assert len({float(logits.detach().sum()) for logits in found.values()}) == 5
 
 
 def test_training_seeds_give_other_adapters_and_each_is_trained_once(bench, monkeypatch):

@@ -6,18 +6,16 @@ has was chosen on beginnings of training text: the most that keep the perplexity
 Beside it sequence unlikelihood (`peers`), of whose second round nothing good came (docs/RESULTS.md).
 """
 
-from ..evaluation.contrastive_search import contrastive_search
 from ..evaluation.decoders import PhrasePenalty
 from .lab import Finding, Lab
 from .lessons import ARGMAX, taught
-from .peers import SEQUENCE, merged, worn
+from .peers import SEARCH, SEQUENCE, merged, worn
 from .pretrained import MEASURES, Bench, row_of
 from .repetition import tables
 from .target import draw, judged_at_every_length, perplexity_rows
 
 LESSON = "negatives of bigrams, 9 nats, twice the steps"
 SEEDS = (1, 2, 3)
-SEARCH = {"custom_generate": contrastive_search, "penalty_alpha": 0.6, "top_k": 4}
 SAMPLING = {
     "nucleus 0.95": {"top_p": 0.95, "top_k": 0},
     "min-p 0.1": {"min_p": 0.1, "top_k": 0},

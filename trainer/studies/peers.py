@@ -12,6 +12,8 @@ them where an arm has rows of its own:
   be half of what it was one repetition before.
 - ScaleGrad (Lin et al. 2021): cross-entropy, in which tokens that were not there before have a fifth of their
   probability, so that they have to be wanted five times as much.
+- SimCTG (Su et al. 2022): cross-entropy; the cosine of two positions' states is to be half of 1 at most. Decoded
+  greedily, as all the others, and by the contrastive search that it was made for.
 """
 
 import math
@@ -24,6 +26,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import Trainer, TrainingArguments, default_data_collator
 
+from ..evaluation.contrastive_search import contrastive_search
 from ..evaluation.prompts import passages
 from ..own_text import load_own_text
 from .lab import Finding, Lab, slug
@@ -33,12 +36,14 @@ from .target import perplexity_rows
 
 OURS = "argmax, round 1"
 SEQUENCE = "sequence unlikelihood"
-SCALED = "ScaleGrad"
-ARMS = ("fine-tuning", "token unlikelihood", SEQUENCE, "DITTO", SCALED)
+SCALED, SPREAD = "ScaleGrad", "SimCTG"
+ARMS = ("fine-tuning", "token unlikelihood", SEQUENCE, "DITTO", SCALED, SPREAD)
+SEARCH = {"custom_generate": contrastive_search, "penalty_alpha": 0.6, "top_k": 4}
 NGRAM = 4  # of sequence unlikelihood
 DECAY = 0.5  # of DITTO, from one repetition to the next
 OWN = -1  # the period of a row that the model wrote; 0 of people's text, else the tokens of the repeated sentence
 GAMMA = 0.2  # of ScaleGrad
+MARGIN = 0.5  # of SimCTG
 FLOOR = 1e-6  # of what a logarithm is taken of
 
 
@@ -97,6 +102,13 @@ def scale_grad(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits + math.log(GAMMA) * ~seen, ids)
 
 
+def spread(states: torch.Tensor) -> torch.Tensor:
+    """Mean over pairs of different positions of how far their cosine is above 1 - MARGIN; states: (n, d)."""
+    cosines = F.normalize(states, dim=-1) @ F.normalize(states, dim=-1).T
+    above = (cosines - (1 - MARGIN)).clamp(min=0)
+    return (above.sum() - above.diagonal().sum()) / (len(states) * (len(states) - 1))
+
+
 class Peer(Trainer):
     """Rows of people's text under cross-entropy, with whatever the `arm` adds; other rows as the arm has it."""
 
@@ -104,7 +116,7 @@ class Peer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         ids, period = inputs["input_ids"], inputs["period"]
-        outputs = model(input_ids=ids)
+        outputs = model(input_ids=ids, output_hidden_states=self.arm == SPREAD)
         logits, next_ids = outputs.logits[:, :-1].float(), ids[:, 1:]
         losses = []
         for row in range(len(ids)):
@@ -116,6 +128,8 @@ class Peer(Trainer):
             else:
                 entropy = scale_grad if self.arm == SCALED else F.cross_entropy
                 loss = entropy(logits[row], next_ids[row])
+                if self.arm == SPREAD:
+                    loss = loss + spread(outputs.hidden_states[-1][row].float())
                 if self.arm == "token unlikelihood":
                     loss = loss + token_unlikelihood(logits[one], next_ids[one])
                 losses.append(loss)
@@ -150,7 +164,10 @@ def decoders(bench: Bench):
     yield "greedy", bench.lab.load(Path(bench.source)), greedy
     yield OURS, bench.load(bench.round(1)), {"tail_length": 1, "alpha_max": 1.0}
     for arm in ARMS:
-        yield arm, worn(bench, arm), greedy
+        model = worn(bench, arm)
+        yield arm, model, greedy
+        if arm == SPREAD:
+            yield f"{SPREAD}, contrastive search", model, greedy | SEARCH
 
 
 def worn(bench: Bench, arm: str, seed: int = 1):
@@ -227,7 +244,7 @@ def concluded(lab: Lab, bench: Bench, rows: list[dict], perplexities: dict[str, 
     size = bench.size
     return Finding(
         claim="With the same steps, rows and adapters, following the source without its phrases takes more of the "
-        "repetition away than unlikelihood training, DITTO or ScaleGrad do.",
+        "repetition away than unlikelihood training, DITTO, ScaleGrad or SimCTG do.",
         finding=". ".join(told) + ".",
         verdict=lab.verdict(fewer),
         rows=[*rows, *perplexity_rows(perplexities)],
