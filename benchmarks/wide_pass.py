@@ -33,7 +33,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from trainer.training_run import bf16_supported
+from trainer.models import bf16_supported
 
 Kernel = Callable[[torch.Tensor, int], Callable[[torch.Tensor], torch.Tensor]]
 

@@ -55,6 +55,11 @@ ROWS = [
         {"commit": "verified"},
     ),
     (
+        "prompt_lookup_num_tokens = 10",
+        "with commit = verified: so many tokens that followed the same ones earlier are a draft too",
+        {"commit": "verified", "prompt_lookup_num_tokens": 10},
+    ),
+    (
         "history_noise = 0.5",
         "committed vector = R normalise(e_x + 0.5 R unit noise), cached as such",
         {"history_noise": 0.5},

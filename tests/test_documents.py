@@ -114,7 +114,7 @@ def made(folder):
                 line = line.replace(name, instead)
             _, verb, *arguments = shlex.split(line, comments=True)
             if verb == "attach":
-                shutil.rmtree(arguments[2])
+                shutil.rmtree(arguments[2], ignore_errors=True)  # several pages attach one
             fewer = FEW.get(f"{verb} {arguments[0]}", FEW.get(verb, ""))
             result = invoke(verb, *arguments, *fewer.split())
             assert result.exit_code == 0, f"{line}\n{result.output[-2000:]}"

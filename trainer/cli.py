@@ -50,7 +50,7 @@ def demo(
     output_dir: Annotated[Path, typer.Option(help="Where the fine-tuned model goes.")] = Path("demo-model"),
     steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 100,
     data: Annotated[str, typer.Option(hidden=True)] = "builtin",
-    page: Annotated[bool, typer.Option("--page", help="Watch in a browser (needs tokmat[demo]).")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Watch in a browser (needs tokmat\\[demo]).")] = False,
 ) -> None:
     """Watch a small trained model write stories beside its autoregressive twin, then fine-tune it."""
     _run("demo", output_dir, train, steps, data, page)

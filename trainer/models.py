@@ -22,6 +22,14 @@ def machine_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
+def bf16_supported(use_cpu: bool = False) -> bool:
+    """Whether bf16 autocast pays here: on a GPU that has it, or a CPU with instructions for it."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported()
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, so possibly gone
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
 def read_backbone(name: str) -> dict:
     """Fields of a TokMatConfig, at least `backbone_config`, from a preset, a JSON file or its folder.
 

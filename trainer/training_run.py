@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, Value, interleave_datasets
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +37,7 @@ from .checkpoints import (
 )
 from .collator import TokMatDataCollator
 from .guarded_trainer import GuardedTrainer
-from .models import machine_device, make_baseline, make_model, read_backbone
+from .models import bf16_supported, machine_device, make_baseline, make_model, read_backbone
 from .own_text import answer_rows, is_own_text, load_own_text
 from .recipes import LOOK_AHEAD, SCRATCH, SOURCE_TAIL, TRAINING_DEFAULTS
 from .tail_adapter import save_tail_adapter
@@ -108,14 +107,6 @@ class TrainingPlan:
             held_out = self.data.validation_data or self.data.validation_fraction
             values["eval_strategy"] = "steps" if held_out else "no"
         return TokMatTrainingArguments(**values)
-
-
-def bf16_supported(use_cpu: bool = False) -> bool:
-    """Whether bf16 autocast pays here: on a GPU that has it, or a CPU with instructions for it."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported()
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, so possibly gone
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 # -- data and tokenizer -----------------------------------------------------------------------------------------------

@@ -14,9 +14,8 @@ from transformers.utils import logging
 
 from ..arguments import OneLineParser, argument
 from ..checkpoints import load_model, load_tokenizer
-from ..models import machine_device
+from ..models import bf16_supported, machine_device
 from ..own_text import PROMPT_TOKENS, draw_batches, source_prompts, write_own_text
-from ..training_run import bf16_supported
 
 LOG_SECONDS = 60  # between lines where no bar can be shown
 

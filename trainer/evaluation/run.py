@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..arguments import EvaluateArguments
 from ..checkpoints import check_folder, in_the_box, load_model, load_tokenizer, model_kind, tokmat_config
 from ..data import load_documents
-from ..models import machine_device
+from ..models import bf16_supported, machine_device
 from ..pictures import require_matplotlib
 from ..traces import Run, watch
 from . import mauve
@@ -31,6 +32,7 @@ CONVENTIONS = (
     "Intervals: 95 %, bootstrap over prompts (1,000 resamples), each prompt's value being the mean over seeds.",
 )
 NO_CONTRASTIVE = "Contrastive search is left out: transformers 5 has it only as code to fetch from the Hub."
+OTHER_TOKENS = "The judge has another tokenizer, so it reads texts: bits per byte of what follows the prompt"
 LOG_SECONDS = 60  # between lines where no bar can be shown
 OWN_JUDGE = "The judge is one of the baselines, so its perplexity favours what that baseline writes."
 
@@ -85,6 +87,8 @@ def evaluate(models: list[str], options: EvaluateArguments, settings: dict) -> E
     tokmats, ars = ({row: load(name) for row, name in rows.items()} for rows in (tokmat_rows, baseline_rows))
     plans = decoders(options, tokmats, ars, settings)
     result = described(models, options, settings, len(prompts.ids))
+    if isinstance(judge, TextJudge):
+        result["conventions"].append(f"{OTHER_TOKENS}, in {str(judge.model.dtype).removeprefix('torch.')}.")
     few = min(options.verified_prompts, len(prompts.ids))
     total = sum(len(plan.seeds) for plan in plans) * len(prompts.ids)
     total += len(plans) * options.mauve_continuations * with_mauve(options)
@@ -165,7 +169,8 @@ def as_judge(name: str, model, tokenizer: PreTrainedTokenizerBase, vocabulary: i
         return model
     if not own.is_fast:
         raise ValueError(f"--judge {name} has another tokenizer than the models, so it must be a fast one: it is none")
-    return TextJudge(model, own, tokenizer)
+    dtype = torch.bfloat16 if bf16_supported() else model.dtype  # most of the judging is its table of tokens
+    return TextJudge(model.to(dtype), own, tokenizer)
 
 
 def is_judge(name: str, options: EvaluateArguments) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 from datasets import Dataset
 
 from ..evaluation.prompts import passages
+from ..models import bf16_supported
 from ..own_text import load_own_text
-from ..training_run import bf16_supported
 from .lab import Finding, Lab, slug
 from .peers import draw, examined
 from .pretrained import MEASURES, NATS, RATE, Bench, schedule

@@ -17,8 +17,8 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..evaluation.prompts import passages
+from ..models import bf16_supported
 from ..own_text import load_own_text
-from ..training_run import bf16_supported
 from .lab import Finding, Lab
 from .pretrained import MEASURES, PEOPLES, PROMPT_TOKENS, Bench, schedule
 from .repetition import tables
