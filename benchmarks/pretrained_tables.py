@@ -128,7 +128,7 @@ def lm_eval():
     return lm_eval_rows("lm_eval-135m")
 
 
-@table("peers", "studies-135m")
+@table("peers", "peers-135m")
 def peers():
     return lesson_by_lesson("peers")
 
