@@ -141,9 +141,9 @@ def stories_at_200():
     return stories(200)
 
 
-@table("stories-tail", "stories-50")
+@table("stories-tail", "stories-tail")
 def stories_tail():
-    (found,) = (row["look_ahead"] for row in load("stories-50")["decoders"] if "look_ahead" in row)
+    found = load("stories-tail")["look_ahead"]
     slots = {f"slot {slot}": found[f"tail_acc_{slot}"] for slot in range(2, 6)}
     cells = [with_interval(slot, values) for slot, values in slots.items()]
     same = "yes" if found["verified_same_text"] else "no"
@@ -153,13 +153,13 @@ def stories_tail():
 
 @table("stories-speed", "decode-stories")
 def stories_speed():
-    rows = [["", "ms per token", "x greedy", "tokens per forward", "text of K = 1"]]
+    rows = [["", "format", "ms per token", "x greedy", "tokens per forward", "text of K = 1"]]
     for row in load("decode-stories")["measurements"]:
         if row["decoder"] == "K=8":  # as the model is saved, so these are verified commits too
             continue
         forward, same = row["tokens_per_forward"], {None: "", True: "yes", False: "no"}[row["same_text"]]
         cells = [f"{1000 * row['seconds_per_token']:.1f}", f"{row['ratio']:.2f}", forward and f"{forward:.2f}", same]
-        rows.append([row["decoder"], *(cell or "" for cell in cells)])
+        rows.append([row["decoder"], row["dtype"], *(cell or "" for cell in cells)])
     return rows
 
 

@@ -18,21 +18,21 @@ ROOT = Path(__file__).parents[1]
 MOST_MB = 16
 # Forty tokens, the likeliest logit of each more than 0.05 above the next: no machine rounds that away.
 TEXTS = {
-    "In the forest": (
-        ", there was a little rabbit named Bob. Bob loved to play with his friends in the forest. One day,"
-        " Bob saw a big, red ball in the forest. He wanted to catch it,"
+    "Tom and Lily": (
+        " were playing in the park. They liked to run and jump and slide. But they did not see a big dog. The dog was"
+        " big and brown and had a long tail.\n\n"
     ),
-    "Anna had a doll": (
-        " that she loved to play with. She had a big box of toys and books. One day, she saw a new doll in her"
-        " room. It was red and had a long tail. Anna wanted"
+    "Sara had a": (
+        " big box in her room. She wanted to open it and see what was inside. But she was too small and she could not"
+        " open it.\n\n\"No, I don't want to open"
     ),
-    "One day, a girl": (
-        " named Lily went to the park with her mom. They saw a big tree with a lot of leaves. Lily wanted to"
-        ' climb the tree, but her mommy said, "No, Lily. You can'
+    "Max liked to": (
+        " play with his toy cars. He had a big red car that he liked very much. Max was a little boy. He liked to run"
+        " and jump and play with his cars.\n\nOne day"
     ),
     "Once upon a time": (
         ", there was a little girl named Lily. She loved to play outside in the sun. One day, she saw a big, red"
-        " ball in her yard. It was so pretty and shiny. Lily"
+        " ball in her yard. It was so pretty and had a lot"
     ),
 }
 BEGINNINGS = [
