@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 MOST_MB = 16
 # Forty tokens, the likeliest logit of each more than 0.05 above the next: no machine rounds that away.
 TEXTS = {
-    "Tom and Lily": (
-        " were playing in the park. They liked to run and jump and slide. But they did not see a big dog. The dog was"
-        " big and brown and had a long tail.\n\n"
+    "Tom": (
+        " and Lily were playing in the park. They liked to run and jump and slide. But they did not see a big dog. The"
+        " dog was big and brown and had a long tail.\n\n"
     ),
     "Sara had a": (
         " big box in her room. She wanted to open it and see what was inside. But she was too small and she could not"
