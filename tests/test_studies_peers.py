@@ -239,10 +239,26 @@ def test_rows_of_a_lesson_are_the_models_own_and_peoples(bench):
     size = bench.size
     for name, arm in lessons.ARMS.items():
         rows = lessons.rows_of(bench, arm)
-        count = size.steps * size.batch * arm.times
-        assert {len(ids) for ids in rows["input_ids"]} == {size.block} and len(rows) == count, name
+        count = size.steps * size.batch * arm.times // arm.longer
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        chats = round(count * arm.chats)  # end where an answer does
+        assert set(lengths[: count - chats]) == {size.block * arm.longer} and len(rows) == count, name
+        assert all(0 < length <= size.block for length in lengths[count - chats :])
         assert sum(rows["tail_only"]) == round(count * arm.own)
         assert (arm.own > 0) == ("phrase_penalty" in arm.fields)
+
+
+def test_chat_answers_of_a_lesson_are_the_sources_own(bench):
+    path = lessons.chat_answers(bench, 3, bench.size.block)
+    model, rows = bench.load(), load_own_text(path)
+    assert len({tuple(row["prompt_ids"]) for row in rows}) == 3
+    wanted = answer(model, bench.tokenizer, [row["prompt_ids"] for row in rows], len(rows[0]["answer_ids"]), False)
+    assert rows[0]["answer_ids"] == wanted[0]
+    asked = [bench.tokenizer.decode(row["prompt_ids"]) for row in rows]
+    assert all(question.split()[0] in text for question, text in zip(lessons.ASKED, asked))
+    before = path.read_bytes()
+    lessons.chat_answers(bench, 3, bench.size.block)
+    assert path.read_bytes() == before
 
 
 def test_a_lesson_teaches_what_its_arm_says(bench, monkeypatch):
