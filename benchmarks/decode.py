@@ -153,15 +153,17 @@ def integers(text: str) -> list[int]:
 def make_models(args, dtype: str) -> tuple:
     """The autoregressive model and the TokMat model: those given, or two of random weights."""
     if args.model:
-        greedy, tokmat = AutoModelForCausalLM.from_pretrained(args.baseline), None
-        tokmat = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=True)
+        # As users load one in bf16: a tail's adapters then stay in float32, where their small products are faster.
+        greedy = AutoModelForCausalLM.from_pretrained(args.baseline, dtype=DTYPES[dtype])
+        tokmat = AutoModelForCausalLM.from_pretrained(args.model, trust_remote_code=True, dtype=DTYPES[dtype])
         for model in (greedy, tokmat):  # every call generates its full length
             model.generation_config.eos_token_id = None
     else:
         greedy = GPT2LMHeadModel(backbone_config(args.preset))
         tokmat = TokMatForContinuousLM(TokMatConfig(backbone_config=backbone_config(args.preset)))
+        greedy, tokmat = greedy.to(DTYPES[dtype]), tokmat.to(DTYPES[dtype])
     tokmat.set_attn_implementation(args.attention)
-    return greedy.to(DTYPES[dtype]).eval(), tokmat.to(DTYPES[dtype]).eval()
+    return greedy.eval(), tokmat.eval()
 
 
 def make_prompts(args, batch: int, vocab_size: int) -> dict[int, list[torch.Tensor]]:

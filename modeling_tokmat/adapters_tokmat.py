@@ -60,33 +60,26 @@ class TailAdapter(nn.Module):
         init.kaiming_uniform_(self.lora_A, a=5**0.5)
         init.zeros_(self.lora_B)
 
-    def forward(self, vectors: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    def forward(self, vectors: torch.Tensor, output: torch.Tensor, gate: Gate) -> torch.Tensor:
         """What the layer reads and what it makes of it -> what it makes with the adapter, (batch, length, out)."""
-        gate = self.gate.get()
-        if gate is None:
-            return output
-        first, _, in_place = gate
+        start, mask, in_place = gate
         if in_place and output.shape[0] == 1 and output.dtype == self.lora_B.dtype:
             # Two products, the second of which adds, and no copy: of small models most of the time goes to calls.
-            inner = torch.mm(vectors[0, first:], self.lora_A.t())
-            output[0, first:].addmm_(inner, self.lora_B.t())
+            output[0, start:].addmm_(F.linear(vectors[0, start:], self.lora_A), self.lora_B.t())
             return output
-        inner = F.linear(vectors[:, first:].to(self.lora_A.dtype), self.lora_A)
+        added = F.linear(F.linear(vectors[:, start:].to(self.lora_A.dtype), self.lora_A), self.lora_B)
         if in_place:
-            output[:, first:].add_(F.linear(inner, self.lora_B))
+            output[:, start:].add_(added)
             return output
-        added = F.linear(inner, self.lora_B)
-        added = (added if gate.mask is None else added * gate.mask).to(output.dtype)
-        if gate.start == 0:
-            return output + added
-        return torch.cat([output[:, : gate.start], output[:, gate.start :] + added], dim=1)
+        added = (added if mask is None else added * mask).to(output.dtype)
+        return output + added if start == 0 else torch.cat([output[:, :start], output[:, start:] + added], dim=1)
 
 
 def _adapted(layer: nn.Module, adapter: TailAdapter, vectors: torch.Tensor) -> torch.Tensor:
     """The forward of a layer that has an adapter: a hook would cost a third of what a small layer does."""
-    output = type(layer).forward(layer, vectors)
+    output, gate = type(layer).forward(layer, vectors), adapter.gate.get()
     # The layer is kept from the adapter: accelerate moves whatever an offloaded module is given.
-    return output if adapter.gate.get() is None else adapter(vectors, output)
+    return output if gate is None else adapter(vectors, output, gate)
 
 
 class TailAdapters(nn.ModuleDict):

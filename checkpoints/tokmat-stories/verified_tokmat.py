@@ -7,6 +7,8 @@ from .draft_budget_tokmat import DraftBudget, PromptLookup
 from .maturation_tokmat import update_tail
 from .tail_tokmat import Feed, Shown, Tail
 
+AT_ONCE = 32  # positions that are scored together, though one branch alone is needed: the table is then read once
+SMALL = 30_000_000  # parameters: up to here calls cost more than products
 SUCCESSORS = 32  # likeliest tokens of a slot that the successor head chooses among
 
 
@@ -30,7 +32,8 @@ class VerifiedTail(Tail):
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
         adapted = self.model.tail_adapters is not None
-        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted)
+        cheap = self.device.type != "cpu" or self.model.num_parameters() < SMALL
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted, cheap)
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
         self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts
@@ -91,8 +94,12 @@ class VerifiedTail(Tail):
             # The tail behind each number of drafts that may come true.
             behind = [self.vectors[:, i + 1 : i + 1 + slots] for i in range(exact)]
             ahead = update_tail(torch.cat(behind, dim=1), ahead, self.eta[1 : slots + 1].repeat(exact))
-        self.logits = self.vocabulary.scores(self.predicted)
+            predicted = torch.cat([self.predicted, ahead], dim=1)
+        together = predicted.shape[1] <= AT_ONCE
+        logits = self.vocabulary.scores(predicted if together else self.predicted)
+        self.logits = logits[:, :exact]
         self.ahead = ahead.view(self.batch_size, exact, slots, ahead.shape[-1])
+        self.ahead_logits = logits[:, exact:].view(*self.ahead.shape[:-1], logits.shape[-1]) if together else None
 
     def accepts(self, slot, rows, tokens):
         """Slot 1, and each further slot as long as the token committed before it is the draft that its prediction was
@@ -106,9 +113,8 @@ class VerifiedTail(Tail):
             branch = torch.tensor([max(count - 1, 0) for count in counts], device=self.device)
             rows = torch.arange(self.batch_size, device=self.device)
         self._learn(counts)
-        # Scored is the branch that came true alone: of small models the vocabulary is a good part of a pass.
         ahead = self.ahead[rows, branch]
-        logits = self.vocabulary.scores(ahead)
+        logits = self.vocabulary.scores(ahead) if self.ahead_logits is None else self.ahead_logits[rows, branch]
         self.drafts = self.propose(ahead, logits, committed)
         if self.vocabulary.one_space:
             self.vectors[:, : self.slots] = ahead

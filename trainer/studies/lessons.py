@@ -164,6 +164,7 @@ def concluded(lab: Lab, bench: Bench, rows: list[dict], kept: dict[str, float]) 
         rows=[*rows, *perplexity_rows(kept)],
         figure=draw(rows, kept, lab.budget.lengths[:-1]),
         text=tables(rows, (*MEASURES, "bits"))
-        + f"\n\nEach, unless its name says otherwise, {size.steps} steps of {size.batch} rows of {size.block} tokens; LoRA at {RATE:g}, every weight "
-        f"at {EVERY_WEIGHT:g}; argmax without a penalty. Intervals: 95 %, bootstrap over prompts; one training seed.",
+        + f"\n\nEach, unless its name says otherwise, {size.steps} steps of {size.batch} rows of {size.block} tokens; "
+        f"LoRA at {RATE:g}, every weight at {EVERY_WEIGHT:g}; argmax without a penalty. "
+        "Intervals: 95 %, bootstrap over prompts; one training seed.",
     )
