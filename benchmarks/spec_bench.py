@@ -211,14 +211,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.draft_always:
-        for name in (
-            "POSITION_COST",
-            "CHEAP_POSITION_COST",
-            "DRAFT_COST",
-            "WIDE_COST",
-            "ADAPTED_COST",
-            "WIDE_ADAPTED_COST",
-        ):
+        for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST", "ADAPTED_COST", "WIDE_ADAPTED_COST"):
             setattr(DraftBudget, name, 0.0)
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(args.source)

@@ -48,29 +48,22 @@ class DraftBudget:
         wide: whether a forward is one of 32-bit weights or wider over a single position.
         foreseeing: whether the tail was trained to know what comes next.
         adapted: whether adapters act in the tail, whose small products cost time of their own.
-        cheap: whether positions are: on an accelerator, or in a model so small that its time goes to calls.
     """
 
     LONGEST, LONGEST_LOOKUP = 4, 10
     FIRST_CHANCE, FORESEEING_CHANCE, LOOKUP_CHANCE = 0.2, 0.6, 0.4  # before any draft was seen
     TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
-    # In forwards over one position: 6M and 135M parameters, vocabulary and all, on a CPU with AVX512 and bf16.
-    POSITION_COST, CHEAP_POSITION_COST = 0.025, 0.0125  # of one more position per row
+    # In forwards over one position: 6M and 135M parameters, vocabulary and all, on a CPU with AVX512 and bf16. A
+    # position of 135M costs twice this there; drafts priced so are fewer, and no faster.
+    POSITION_COST = 0.0125  # of one more position per row
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
     ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # more than that where adapters act
 
     def __init__(
-        self,
-        longest: int,
-        rows: int = 1,
-        wide: bool = False,
-        foreseeing: bool = False,
-        adapted: bool = False,
-        cheap: bool = False,
+        self, longest: int, rows: int = 1, wide: bool = False, foreseeing: bool = False, adapted: bool = False
     ):
-        self.rows, wide = rows, wide and rows == 1
-        self.position_cost = rows * (self.CHEAP_POSITION_COST if cheap else self.POSITION_COST)
+        self.rows, self.position_cost, wide = rows, self.POSITION_COST * rows, wide and rows == 1
         self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
         self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
         worth_it = self.positions(1) * self.position_cost + self.fixed_cost < 1  # as a single draft gains one token

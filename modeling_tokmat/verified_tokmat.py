@@ -8,7 +8,6 @@ from .maturation_tokmat import update_tail
 from .tail_tokmat import Feed, Shown, Tail
 
 AT_ONCE = 32  # positions that are scored together, though one branch alone is needed: the table is then read once
-SMALL = 30_000_000  # parameters: up to here calls cost more than products
 SUCCESSORS = 32  # likeliest tokens of a slot that the successor head chooses among
 
 
@@ -32,8 +31,7 @@ class VerifiedTail(Tail):
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
         adapted = self.model.tail_adapters is not None
-        cheap = self.device.type != "cpu" or self.model.num_parameters() < SMALL
-        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted, cheap)
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted)
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
         self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts

@@ -107,7 +107,7 @@ class Drafts:
 def test_a_step_shows_what_it_commits_and_behind_it_what_remains(
     make_model, make_converted, prompt, rule, geometry, rows, monkeypatch
 ):
-    for cost in ("POSITION_COST", "CHEAP_POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+    for cost in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
         monkeypatch.setattr(DraftBudget, cost, 1e-6)  # drafts go on although they fail
     model = make_model(double=True) if geometry == "sphere" else make_converted()
     drafts = Drafts()

@@ -21,7 +21,7 @@ def prompt():
 @pytest.mark.parametrize("tail_length", [1, 2, 8])
 def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, monkeypatch):
     """Token-identical over many prompts: padded batches, all caches, EOS inside runs, processors."""
-    for cost in ("POSITION_COST", "CHEAP_POSITION_COST", "DRAFT_COST", "WIDE_COST"):
+    for cost in ("POSITION_COST", "DRAFT_COST", "WIDE_COST"):
         monkeypatch.setattr(DraftBudget, cost, 1e-6)  # drafts go on although they fail
     model = make_model(backbone, double=True)
     generator = torch.Generator().manual_seed(4)
@@ -93,14 +93,7 @@ def test_verified_drafts_shrink_to_nothing_when_they_fail(make_model, prompt):
 
 @pytest.mark.parametrize(("cost", "most"), [(0.0, 25), (1.0, 1)])
 def test_verified_spends_positions_only_where_they_are_cheap(make_model, prompt, monkeypatch, cost, most):
-    for name in (
-        "POSITION_COST",
-        "CHEAP_POSITION_COST",
-        "DRAFT_COST",
-        "WIDE_COST",
-        "ADAPTED_COST",
-        "WIDE_ADAPTED_COST",
-    ):
+    for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST", "ADAPTED_COST", "WIDE_ADAPTED_COST"):
         monkeypatch.setattr(DraftBudget, name, cost)
     monkeypatch.setattr(Chances, "FIRST_SEEN", 10**6)
     monkeypatch.setattr(Chances, "MEMORY", 10**6)  # drafts go on although they fail
