@@ -42,7 +42,7 @@ from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from trainer.data import load_documents
 from trainer.evaluation.metrics import rep_n
 from trainer.models import machine_device
-from trainer.own_text import LOOP
+from trainer.own_text import LOOP, chat_ids
 
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 PROMPT_TOKENS = 48  # of a text that is continued
@@ -61,8 +61,7 @@ def spec_bench_prompts(path: Path, per_category: int, tokenizer) -> list[tuple[s
             taken[question["category"]] += 1
             taken[kind, "all"] += 1
             chat = [{"role": "user", "content": question["turns"][0]}]
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            found.append((kind, tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids))
+            found.append((kind, torch.tensor([chat_ids(tokenizer, chat)])))
     return found
 
 

@@ -79,6 +79,12 @@ def _begin(tokenizer) -> int | None:
     return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
 
 
+def chat_ids(tokenizer, messages: list[dict]) -> list[int]:
+    """A chat through the tokenizer's template, up to the answer; special tokens are the template's own."""
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
 def chat_prompts(path: Path, tokenizer, seed: int, max_prompt_tokens: int = 512) -> Iterator[Prompt]:
     """The rows of a .jsonl file through the tokenizer's chat template, in an order drawn by `seed`, each once. A row
     has "messages" (a list of {"role": ..., "content": ...}) or "prompt" (the user's text), and may have a "kind".
@@ -96,10 +102,9 @@ def chat_prompts(path: Path, tokenizer, seed: int, max_prompt_tokens: int = 512)
         try:
             row = json.loads(rows[number])
             messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            ids = chat_ids(tokenizer, messages)
         except Exception as error:  # templates raise errors of their own
             raise ValueError(f'{path}, line {number + 1}: no "prompt" or "messages" of a chat ({error})') from error
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) <= max_prompt_tokens:
             yield Prompt(ids, str(row.get("kind", path.stem)))
 

@@ -21,7 +21,7 @@ from datasets import Dataset
 
 from ..evaluation.prompts import passages
 from ..models import bf16_supported
-from ..own_text import Prompt, load_own_text, write_own_text
+from ..own_text import Prompt, chat_ids, load_own_text, write_own_text
 from .lab import Finding, Lab, slug
 from .peers import draw, examined
 from .pretrained import MEASURES, NATS, PROMPT_TOKENS, RATE, Bench, Size, schedule
@@ -109,7 +109,7 @@ def taught(bench: Bench, name: str, seed: int = 1) -> Path:
 
 
 def rows_of(bench: Bench, arm: Arm) -> Dataset:
-    """What an arm is taught on: people's text, and rows of the source's own, all of them as long as the arm's are."""
+    """What an arm is taught on: people's text, and rows of the source's own, which may end earlier."""
     size = bench.size
     count, block = size.steps * arm.times * arm.rows(size), size.block * arm.longer
     own, chats = round(count * arm.own), round(count * arm.chats)
@@ -130,12 +130,11 @@ def chat_answers(bench: Bench, count: int, block: int) -> Path:
     path, tokenizer = bench.lab.path("own-chats.jsonl"), bench.tokenizer
     starts = passages(bench.lab.documents[0]["text"], tokenizer, count, PROMPT_TOKENS, seed=701)
     prompts = []
-    for number, ids in enumerate(starts):
-        asked = f"{ASKED[number % len(ASKED)]}\n\n{tokenizer.decode(ids)}"
-        if tokenizer.chat_template is not None:
-            message = {"role": "user", "content": asked}
-            asked = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        prompts.append(Prompt(tokenizer(asked)["input_ids"], "chat"))
+    for number, start in enumerate(starts):
+        asked = f"{ASKED[number % len(ASKED)]}\n\n{tokenizer.decode(start)}"
+        chat = [{"role": "user", "content": asked}]
+        ids = chat_ids(tokenizer, chat) if tokenizer.chat_template else tokenizer(asked)["input_ids"]
+        prompts.append(Prompt(ids, "chat"))
     new_tokens = max(block - max(len(prompt.ids) for prompt in prompts), PROMPT_TOKENS)
     settings = {"max_new_tokens": new_tokens, "stop_loops": False, "may_end": True}
     bench.lab.say(f"writing {count} chat answers")
