@@ -32,7 +32,8 @@ def reference(model, ids, new_tokens, return_index=0, **settings):
 
     def embryo(position):
         seed = settings.maturation_seed
-        return decoding_noise(seed, EMBRYO, return_index, position, 0, dim, norm, torch.float64)
+        positions = range(position, position + 1)
+        return decoding_noise(seed, EMBRYO, return_index, positions, 0, dim, norm, torch.float64)[0]
 
     table = model.token_embeddings()
     committed = [table[i] for i in ids[0]]

@@ -115,11 +115,16 @@ def test_corruption_keeps_mature_content_exactly():
 
 @given(st.lists(st.integers(0, 500), min_size=5, max_size=5), st.integers(0, 4), st.floats(0.01, 5.0))
 def test_decoding_noise_is_a_function_of_its_five_coordinates(coordinates, changed, norm):
-    noise = decoding_noise(*coordinates, 16, norm, torch.float64)
-    assert noise.norm().item() == pytest.approx(norm)
-    assert torch.equal(noise, decoding_noise(*coordinates, 16, norm, torch.float64))
+    def noise(several=1):
+        seed, stream, index, position, step = coordinates
+        positions = range(position, position + several)
+        return decoding_noise(seed, stream, index, positions, step, 16, norm, torch.float64)
+
+    before = noise()[0]
+    assert before.norm().item() == pytest.approx(norm)
+    assert torch.equal(before, noise(several=3)[0])
     coordinates[changed] += 1
-    assert not torch.equal(noise, decoding_noise(*coordinates, 16, norm, torch.float64))
+    assert not torch.equal(before, noise()[0])
 
 
 def test_noise_is_isotropic_and_zero_at_norm_zero():

@@ -55,9 +55,8 @@ def reference(model, ids, new_tokens, return_index=0, **settings):
     table, radius, dim = model.token_embeddings(), model.embedding_radius, model.token_embeddings().shape[1]
 
     def noise(stream, position, norm, step=0):
-        return decoding_noise(
-            s.maturation_seed, stream, return_index, position, step, dim, norm * radius, torch.float64
-        )
+        where = return_index, range(position, position + 1), step
+        return decoding_noise(s.maturation_seed, stream, *where, dim, norm * radius, torch.float64)[0]
 
     committed, tokens = [table[i] for i in ids[0]], ids[0].tolist()
     tail, known = [noise(EMBRYO, j, s.embryo_norm) for j in range(length)], [None] * length
@@ -184,9 +183,7 @@ def test_guidance_in_one_forward_equals_two_passes(make_model, prompt, backbone,
     first, plain = output.maturation[0].vectors, unguided.maturation[0].vectors
     torch.testing.assert_close(first[:, 0], plain[:, 0])  # slot 1 is left alone
     a = tail_maturities(6, schedule="linear", alpha_max=0.7)
-    embryos = torch.stack(
-        [decoding_noise(0, EMBRYO, 0, j, 0, 32, model.embedding_radius, torch.float64) for j in range(6)]
-    )
+    embryos = decoding_noise(0, EMBRYO, 0, range(6), 0, 32, model.embedding_radius, torch.float64)
     with torch.no_grad():
         alone = model(
             inputs_embeds=embryos[None, :5],
@@ -254,7 +251,7 @@ def test_noisy_updates_reach_what_is_scored_where_that_is_a_space_of_its_own(mak
     vocabulary = model.vocabulary()
     with torch.no_grad():
         predicted = model(prompt).predicted_embeds[:, -1]
-    noise = decoding_noise(0, DYNAMICS, 0, 0, 0, predicted.shape[1], 3.0 * vocabulary.radius, torch.float64)
+    noise = decoding_noise(0, DYNAMICS, 0, range(1), 0, predicted.shape[1], 3.0 * vocabulary.radius, torch.float64)
     told = vocabulary.scores(predicted + noise).argmax(dim=-1)
     assert not torch.equal(told, vocabulary.scores(predicted).argmax(dim=-1))
     assert torch.equal(model.generate(prompt, max_new_tokens=1, **settings)[:, -1], told)

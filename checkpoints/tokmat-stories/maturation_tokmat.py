@@ -178,11 +178,15 @@ EMBRYO, HISTORY, DYNAMICS = 0, 1, 2  # streams of decoding noise
 
 
 def decoding_noise(
-    maturation_seed: int, stream: int, return_index: int, position: int, step: int, dim: int, norm: float, dtype
+    maturation_seed: int, stream: int, return_index: int, positions: range, step: int, dim: int, norm: float, dtype
 ) -> torch.Tensor:
-    """One isotropic vector of norm `norm`, shape (dim,), a function of the first five arguments alone.
+    """One isotropic vector of norm `norm` per position, shape (positions, dim), each a function of the first three
+    arguments, its position and the step alone.
 
     It does not depend on the row of the batch nor on padding, so a batch equals its singles, and return sequences
-    differ in nothing else. `position` counts generated tokens; embryos and history noise have step 0.
+    differ in nothing else. `positions` count generated tokens; embryos and history noise have step 0.
     """
-    return low_norm_noise(1, dim, norm, mix_seed(maturation_seed, stream, return_index, position, step), dtype)[0]
+    drawn, generator = torch.empty(len(positions), dim, dtype=torch.float32), torch.Generator()
+    for vector, position in zip(drawn, positions):
+        vector.normal_(generator=generator.manual_seed(mix_seed(maturation_seed, stream, return_index, position, step)))
+    return F.normalize(drawn.to(dtype), dim=-1) * norm

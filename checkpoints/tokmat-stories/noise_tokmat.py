@@ -5,6 +5,8 @@ import torch
 
 from .maturation_tokmat import DYNAMICS, EMBRYO, HISTORY, decoding_noise
 
+AHEAD = 16  # embryos that are drawn together: one by one, they would cost a small model's steps a few per cent
+
 
 class DecodingNoise:
     """
@@ -19,10 +21,14 @@ class DecodingNoise:
     def __init__(self, settings, several: int, dim: int, radius: float, dtype: torch.dtype, device, done=(0, 0)):
         self.settings, self.several, (self.tokens, self.steps) = settings, several, done
         self.dim, self.radius, self.dtype, self.device = dim, radius, dtype, device
+        self._embryos: dict[tuple[int, int], torch.Tensor] = {}  # by return index and position
 
     def embryos(self, first: list[int], count: int) -> torch.Tensor:
         """Fresh vectors for `count` generated positions per row from its `first`, (batch, count, d)."""
-        return self._draw(EMBRYO, first, count, self.settings.embryo_norm)
+        passed = self.tokens + min(first)
+        if len(self._embryos) > 2 * self.several * (AHEAD + max(first) - min(first) + count):
+            self._embryos = {key: drawn for key, drawn in self._embryos.items() if key[1] >= passed}
+        return self._draw(EMBRYO, first, count, self.settings.embryo_norm, drawn=self._embryos, ahead=AHEAD)
 
     def of_history(self, positions: list[int]) -> torch.Tensor:
         """What is added to the vector committed at one generated position per row, (batch, d)."""
@@ -32,16 +38,19 @@ class DecodingNoise:
         """What is added, times eta, to `count` slots per row in a step, (batch, count, d)."""
         return self._draw(DYNAMICS, first, count, self.settings.dynamics_noise, self.steps + step)
 
-    def _draw(self, stream: int, first: list[int], count: int, norm: float, step: int = 0) -> torch.Tensor:
+    def _draw(self, stream, first: list[int], count: int, norm: float, step=0, drawn=None, ahead=1) -> torch.Tensor:
+        """Vectors at `count` positions per row from its `first`. `drawn`: those that are there already, by return
+        index and position; further ones join them, `ahead` at a time."""
         norm = norm * self.radius
         if norm == 0:
             return torch.zeros(len(first), count, self.dim, dtype=self.dtype, device=self.device)
-        seed, drawn, rows = self.settings.maturation_seed, {}, []
+        seed, drawn, rows = self.settings.maturation_seed, {} if drawn is None else drawn, []
         for row, start in enumerate(first):
-            begin = self.tokens + start
-            keys = [(row % self.several, place) for place in range(begin, begin + count)]
-            for key in keys:
-                if key not in drawn:
-                    drawn[key] = decoding_noise(seed, stream, *key, step, self.dim, norm, self.dtype)
-            rows.append(torch.stack([drawn[key] for key in keys]))
+            index, begin = row % self.several, self.tokens + start
+            for place in range(begin, begin + count):
+                if (index, place) not in drawn:
+                    places = range(place, place + ahead)
+                    noise = decoding_noise(seed, stream, index, places, step, self.dim, norm, self.dtype)
+                    drawn.update(zip([(index, each) for each in places], noise))
+            rows.append(torch.stack([drawn[index, place] for place in range(begin, begin + count)]))
         return torch.stack(rows).to(self.device)
