@@ -117,6 +117,8 @@ class TokMatSuccessorHead(nn.Module):
         hidden_size: d. radius: R, the length of what comes in and goes out.
     """
 
+    _keep_in_fp32_modules_strict = ["successor"]  # as the adapters
+
     def __init__(self, hidden_size: int):
         super().__init__()
         self.fc_in = nn.Linear(2 * hidden_size, hidden_size)

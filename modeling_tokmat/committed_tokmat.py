@@ -207,10 +207,13 @@ class Committed:
         if (kind, own, sizes) not in self._allowed:
             if self.cache is None:  # then all that is committed is fed again, and no pass recurs
                 self._allowed.clear()
-            self._allowed[kind, own, sizes] = allowed_of(own)
-        allowed, history = self._allowed[kind, own, sizes]
-        visible = self.attention_mask(slots)
-        past = self._past()
+            allowed, history = allowed_of(own)
+            self._allowed[kind, own, sizes] = allowed, history, self._additive(allowed)
+        allowed, history, additive = self._allowed[kind, own, sizes]
+        visible, past = self.attention_mask(slots), self._past()
+        static = self.cache is not None and self.cache.is_compileable
+        if visible is None and history is None and not static:  # as most passes
+            return F.pad(additive, (past, 0))[None, None]
         whole = F.pad(allowed, (past, 0), value=True)[None]
         if history is not None:
             whole[..., :past] &= history
@@ -219,11 +222,14 @@ class Committed:
             columns = torch.arange(past + len(allowed), device=whole.device)
             itself = columns == columns[past:, None]
             whole = (whole & visible[:, None]) | itself
-        if self.cache is not None and self.cache.is_compileable:
+        if static:
             whole = F.pad(whole, (0, self.cache.get_max_length() - whole.shape[-1]))
-        blocked = torch.finfo(self.mask_dtype).min
-        mask = torch.zeros(whole.shape, dtype=self.mask_dtype, device=whole.device)
-        return mask.masked_fill(~whole, blocked)[:, None]
+        return self._additive(whole)[:, None]
+
+    def _additive(self, allowed: torch.Tensor) -> torch.Tensor:
+        """0 where a position may be seen, and what no softmax lets through elsewhere."""
+        mask = torch.zeros(allowed.shape, dtype=self.mask_dtype, device=allowed.device)
+        return mask.masked_fill(~allowed, torch.finfo(self.mask_dtype).min)
 
     def _past(self) -> int:
         return 0 if self.cache is None else int(self.cache.get_seq_length())

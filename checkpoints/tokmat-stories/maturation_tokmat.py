@@ -188,5 +188,7 @@ def decoding_noise(
     """
     drawn, generator = torch.empty(len(positions), dim, dtype=torch.float32), torch.Generator()
     for vector, position in zip(drawn, positions):
-        vector.normal_(generator=generator.manual_seed(mix_seed(maturation_seed, stream, return_index, position, step)))
+        vector.normal_(
+            generator=generator.manual_seed(mix_seed(maturation_seed, stream, return_index, position, step))
+        )
     return F.normalize(drawn.to(dtype), dim=-1) * norm

@@ -164,7 +164,7 @@ class VerifiedTail(Tail):
             # As argmax, which takes six times as long over several rows of bfloat16 on the CPU.
             return logits.max(dim=-1).indices
         likeliest = logits.topk(min(SUCCESSORS, logits.shape[-1]), dim=-1).indices
-        keys, drafts = vocabulary.keys_of(likeliest), []
+        keys, drafts = vocabulary.keys_of(likeliest).to(ahead.dtype), []  # small products are slow in bfloat16
         for slot in range(self.slots):
             query = successor(ahead[:, slot], last, vocabulary.radius)
             scores = vocabulary.scores_among(query, likeliest[:, slot], keys[:, slot])
