@@ -150,3 +150,25 @@ def test_rows_without_any_draft_are_answered(make_model):
         asked = settings | {"tail_length": tail_length}
         found = model.generate(ids, commit="verified", prompt_lookup_num_tokens=3, **asked)
         assert torch.equal(found, model.generate(ids, commit="verified", **asked))
+
+
+def test_a_streamer_is_shown_what_the_tail_looked_for_alone(make_model, prompt):
+    class Recorder:
+        def __init__(self):
+            self.widths = []
+
+        def put(self, value):
+            pass
+
+        def put_draft(self, value, maturity=None):
+            assert value.shape[1:] == maturity.shape
+            self.widths.append(value.shape[1])
+
+        def end(self):
+            pass
+
+    model, recorder = make_model(double=True), Recorder()
+    run = {"commit": "verified", "tail_length": 8, "max_new_tokens": 12, "eos_token_id": None}
+    model.generate(prompt, streamer=recorder, **run)
+    assert 0 < max(recorder.widths) <= DraftBudget.LONGEST < 7
+    assert recorder.widths[-1] == 0

@@ -172,6 +172,10 @@ class VerifiedTail(Tail):
             last = vocabulary.embed(drafts[-1][:, 0])
         return torch.cat(drafts, dim=1)
 
+    def nearest_tokens(self, remaining):
+        """As of any tail, for the slots that the last step looked for: those behind them hold noise."""
+        return super().nearest_tokens(min(remaining, self.slots))
+
     def shown(self, counts):
         """The exact slots that were committed, and behind them the branch that came true; of rows that committed
         different numbers as many as all of them have. What is exact does not mature: its maturity is 1."""
