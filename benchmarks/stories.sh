@@ -13,7 +13,7 @@
 #            without repeated phrases; in rows of stories it follows the reference as it is. middle: of the weights of
 #            the fifth and the third; front: of the last two
 # 3 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, once
-#            beside middle and then on beside front; longer-tail: the same for longer, on twice the texts
+#            beside middle and then on beside front; longer-tail, longest-tail: the same for longer, on two and three times the texts
 # 4 judge    of another seed, and judge-long, the same for longer: to compare texts by
 set -euo pipefail
 texts=$1 out=$2
@@ -42,7 +42,7 @@ write() { # MODEL FILE, then arguments of tokmat own-text
     tokmat own-text "$model" --prompts "$texts/tinystories-train.txt" --add-bos --max-new-tokens 224 --batch-size 128 \
         --dtype float32 --output "$file" "$@"
 }
-endless() { # MODEL TEXTS SEED FILE
+endless() { # MODEL TEXTS 0 FILE
     write "$1" "$4" --prompt-tokens 8 16 --texts "$(steps "$2")" --seed "$3" --stop-loops false --may-end false
 }
 round() { # FOLDER START STEPS ROWS LEARNING_RATE SHARE FOLLOWING SEED, then the names of texts
@@ -77,26 +77,29 @@ round round6 middle 1000 8 6e-4 0.65 all 21 loops7.jsonl loops8.jsonl loops9.jso
 endless round6 1024 22 loops10.jsonl
 round round7 round6 2400 8 7e-4 0.55 all 9 loops10.jsonl loops7.jsonl loops8.jsonl
 average round7 round6 front 0.7
-tail() { # FOLDER START STEPS LEARNING_RATE, then the names of texts
-    local folder=$1 start=$2 count=$3 rate=$4
-    shift 4
+tail() { # FOLDER START STEPS LEARNING_RATE SEED, then the names of texts
+    local folder=$1 start=$2 count=$3 rate=$4 seed=$5
+    shift 5
     train "$folder" --model "$out/$start" --train tail --data "${@/#/$out/}" --validation-fraction 0.03 --block-size 256 \
         --max-steps "$(steps "$count")" --learning-rate "$rate" --per-device-train-batch-size 16 --context-negatives 0 \
-        --phrase-penalty 0 --tail-metrics 0 --loop-share "${LOOP_SHARE:-0.25}"
+        --phrase-penalty 0 --tail-metrics 0 --loop-share "${LOOP_SHARE:-0.25}" --seed "$seed"
 }
 write middle own0.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1536)" --seed 2
 write middle own1.jsonl --prompt-tokens 4 8 16 --texts "$(steps 1536)" --seed 3
-tail tail-of-middle middle 520 1e-3 own0.jsonl own1.jsonl
+tail tail-of-middle middle 520 1e-3 0 own0.jsonl own1.jsonl
 average tail-of-middle front begun-tail 0 # its adapters beside the newer weights
 write front own2.jsonl --prompt-tokens 4 8 16 --texts "$(steps 2304)" --seed 32
 write front own3.jsonl --prompt-tokens 4 8 16 --texts "$(steps 2304)" --seed 33
-tail tail begun-tail 1000 1e-3 own2.jsonl own3.jsonl
+tail tail begun-tail 1000 1e-3 0 own2.jsonl own3.jsonl
 write front own4.jsonl --prompt-tokens 4 8 16 --texts "$(steps 2304)" --seed 34
 write front own5.jsonl --prompt-tokens 4 8 16 --texts "$(steps 2304)" --seed 35
-tail longer-tail tail 1500 8e-4 own2.jsonl own3.jsonl own4.jsonl own5.jsonl
+tail longer-tail tail 1500 8e-4 0 own2.jsonl own3.jsonl own4.jsonl own5.jsonl
+write front own6.jsonl --prompt-tokens 4 8 16 --texts "$(steps 2304)" --seed 36
+write front own7.jsonl --prompt-tokens 4 8 16 --texts "$(steps 2304)" --seed 37
+tail longest-tail longer-tail 2400 8e-4 2 own2.jsonl own3.jsonl own4.jsonl own5.jsonl own6.jsonl own7.jsonl
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 train judge-long --objective ar "${text[@]}" --model "$out/judge" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 5
-python benchmarks/ship.py "$out/longer-tail" "$out/tokmat-stories"
+python benchmarks/ship.py "$out/longest-tail" "$out/tokmat-stories"
 python benchmarks/ship.py "$out/twin-long" "$out/ar-stories"
 echo "The models are $out/tokmat-stories and $out/ar-stories."
