@@ -4,7 +4,7 @@
 #     bash benchmarks/stories.sh FOLDER_OF_TEXTS runs/stories      (make stories TEXTS=FOLDER)
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt and tinystories-valid.txt, documents separated by lines of <|endoftext|>.
-# Every step goes on where it was interrupted; all draws come from seeds below. About seven hours on two cores; where they have
+# Every step goes on where it was interrupted; all draws come from seeds below. About eight hours on two cores; where they have
 # instructions for bfloat16, the rounds of 1,000 and 2,400 steps took 23 and 65 minutes of one core.
 #
 # 1 ar       a transformer, trained with cross-entropy; twin-long: the same for longer, the autoregressive twin; and the
@@ -13,7 +13,8 @@
 #            without repeated phrases; in rows of stories it follows the reference as it is. middle: of the weights of
 #            the fifth and the third; front: of the last two
 # 3 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, once
-#            beside middle and then on beside front; longer-tail, longest-tail: the same for longer, on two and three times the texts
+#            beside middle and then on beside front; longer-tail, longest-tail: the same for longer, on two and three times
+#            the texts
 # 4 judge    of another seed, and judge-long, the same for longer: to compare texts by
 set -euo pipefail
 texts=$1 out=$2
@@ -42,7 +43,7 @@ write() { # MODEL FILE, then arguments of tokmat own-text
     tokmat own-text "$model" --prompts "$texts/tinystories-train.txt" --add-bos --max-new-tokens 224 --batch-size 128 \
         --dtype float32 --output "$file" "$@"
 }
-endless() { # MODEL TEXTS 0 FILE
+endless() { # MODEL TEXTS SEED FILE
     write "$1" "$4" --prompt-tokens 8 16 --texts "$(steps "$2")" --seed "$3" --stop-loops false --may-end false
 }
 round() { # FOLDER START STEPS ROWS LEARNING_RATE SHARE FOLLOWING SEED, then the names of texts

@@ -26,8 +26,8 @@ class DecodingNoise:
     def embryos(self, first: list[int], count: int) -> torch.Tensor:
         """Fresh vectors for `count` generated positions per row from its `first`, (batch, count, d)."""
         passed = self.tokens + min(first)
-        if len(self._embryos) > 2 * self.several * (AHEAD + max(first) - min(first) + count):
-            self._embryos = {key: drawn for key, drawn in self._embryos.items() if key[1] >= passed}
+        for key in [key for key in self._embryos if key[1] < passed]:
+            del self._embryos[key]
         return self._draw(EMBRYO, first, count, self.settings.embryo_norm, drawn=self._embryos, ahead=AHEAD)
 
     def of_history(self, positions: list[int]) -> torch.Tensor:
