@@ -46,7 +46,7 @@ from trainer.own_text import LOOP, chat_ids
 
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 PROMPT_TOKENS = 48  # of a text that is continued
-COMPILED = "greedy, compiled"
+COMPILED, COMPILED_TAIL = "greedy, compiled", "tail, compiled"
 LOOKED_UP = 10  # tokens that a repeated n-gram proposes
 
 
@@ -74,7 +74,7 @@ def text_prompts(path: str, count: int, tokenizer) -> list[tuple[str, torch.Tens
 
 
 class Passes:
-    """Counts the forward passes of a model."""
+    """Counts the forward passes of a model that does not tell them."""
 
     def __init__(self, model):
         self.count = 0
@@ -94,6 +94,7 @@ def decoders_of(source, tokmat, names: list[str]) -> dict:
         "prompt lookup": (source, {"prompt_lookup_num_tokens": LOOKED_UP}),
         "K = 1": (tokmat, {"tail_length": 1, "alpha_max": 1.0, "commit": "front"}),
         "tail": (tokmat, tail),
+        COMPILED_TAIL: (tokmat, tail | {"cache_implementation": "static"}),
         "tail + lookup": (tokmat, tail | {"prompt_lookup_num_tokens": LOOKED_UP}),
     }
     return {name: known[name] for name in ("greedy", *names)}
@@ -101,15 +102,13 @@ def decoders_of(source, tokmat, names: list[str]) -> dict:
 
 def measure(decoders: dict, prompts: list, args, advance) -> list[dict]:
     """One row per prompt and decoder."""
-    counted = {id(model): model for name, (model, _) in decoders.items() if name != COMPILED}
-    passes = {key: Passes(model) for key, model in counted.items()}
+    counter = Passes(decoders["greedy"][0])
     rows = []
     for number, (kind, ids) in enumerate(prompts):
         ids, expected, took = ids.to(machine_device()), None, {}
         for repetition in range(args.repeats):
             for name, (model, settings) in decoders.items():
-                counter = passes.get(id(model))
-                before, start = counter.count if counter else 0, time.perf_counter()
+                before, start = counter.count, time.perf_counter()
                 run = {"max_new_tokens": args.new_tokens, "do_sample": False, "return_dict_in_generate": True}
                 output = model.generate(ids, attention_mask=torch.ones_like(ids), **run, **settings)
                 if torch.cuda.is_available():
@@ -119,7 +118,8 @@ def measure(decoders: dict, prompts: list, args, advance) -> list[dict]:
                 expected = new if expected is None else expected
                 if repetition == 0:
                     row = {"prompt": number, "kind": kind, "decoder": name, "tokens": len(new)}
-                    row |= {"passes": counter.count - before if counter else len(new), "same_text": new == expected}
+                    told = output.get("num_forwards") or counter.count - before
+                    row |= {"passes": told or len(new), "same_text": new == expected}
                     row |= {"loops": rep_n([expected], 3) > LOOP, "drafts_taken": output.get("drafts_taken")}
                     rows.append(row)
                 advance(kind)
@@ -210,8 +210,9 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.draft_always:
-        for name in ("POSITION_COST", "DRAFT_COST", "WIDE_COST", "ADAPTED_COST", "WIDE_ADAPTED_COST"):
-            setattr(DraftBudget, name, 0.0)
+        for name in list(vars(DraftBudget)):
+            if name.endswith("_COST"):
+                setattr(DraftBudget, name, 0.0)
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(args.source)
     given = {"dtype": DTYPES[args.dtype], "attn_implementation": args.attention}
@@ -222,8 +223,9 @@ def main() -> None:
     for path in args.data:
         prompts += text_prompts(path, args.per_category, tokenizer)
     decoders = decoders_of(source, tokmat, args.decoders)
-    for model, settings in decoders.values():  # kernels and caches are warm
-        model.generate(prompts[0][1].to(model.device), max_new_tokens=8, do_sample=False, **settings)
+    longest = max((ids for _, ids in prompts), key=lambda ids: ids.shape[1])
+    for model, settings in decoders.values():  # kernels are warm, and static caches as long as they will be
+        model.generate(longest.to(model.device), max_new_tokens=args.new_tokens, do_sample=False, **settings)
     with progress_bar() as progress:
         task = progress.add_task("", total=len(prompts) * len(decoders) * args.repeats)
         rows = measure(decoders, prompts, args, lambda text: progress.update(task, advance=1, description=text))

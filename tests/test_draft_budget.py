@@ -55,6 +55,7 @@ def test_where_positions_cost_too_much_nothing_is_drafted():
     budget = DraftBudget(4, rows=rows)
     assert budget.longest == 0 and budget.length() == 0
     assert budget.choose([], [3, 4]) == ("tail", [])
+    assert DraftBudget(4, rows=rows, accelerated=True).longest == 4
 
 
 def test_positions_are_what_a_pass_feeds():

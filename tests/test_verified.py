@@ -4,7 +4,7 @@
 import pytest
 import torch
 from conftest import BACKBONES
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
 
 from modeling_tokmat import generation_tokmat
 from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget
@@ -42,6 +42,25 @@ def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, 
         assert torch.equal(output.sequences, expected), batch
         forwards, committed = forwards + output.num_forwards, committed + output.sequences.shape[1] - 9
     assert forwards <= committed
+
+
+@pytest.mark.parametrize(
+    "backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_compiled_passes_of_drafts_give_the_same_text(make_converted, prompt, monkeypatch, backend):
+    """What transformers compiles on accelerators; here without a compiler, or through the C++ compiler."""
+    for name in [name for name in vars(DraftBudget) if name.endswith("_COST")]:
+        monkeypatch.setattr(DraftBudget, name, 0.0)  # so passes have one shape, but for the first and the last ones
+    model, prompt = make_converted().double(), prompt[:1]
+    settings = {"max_new_tokens": 24, "eos_token_id": None, "commit": "verified", "tail_length": 8}
+    expected = model.generate(prompt, tail_length=1, alpha_max=1.0, max_new_tokens=24, eos_token_id=None)
+    compiling = CompileConfig(backend=backend, fullgraph=True, mode="default")
+    compiling._compile_all_devices = True
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings |= {"cache_implementation": "static", "compile_config": compiling}
+    assert torch.equal(model.generate(prompt, **settings), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_verified_commits_several_tokens_where_the_tail_is_right(make_model):
