@@ -24,6 +24,7 @@ from trainer.own_text import (
     make_row,
     write_own_text,
 )
+from trainer.questions import Sampling, ask, opening, questions
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
 SETTINGS = {"max_new_tokens": 12, "stop_loops": True, "seed": 0}
@@ -338,3 +339,94 @@ def test_models_that_cannot_write_are_refused(folder, story_file, tmp_path, toke
     result = invoke(plain, "--prompts", chat, "--texts", 1, "--output", tmp_path / "own.jsonl")
     assert result.exit_code == 2 and "has no chat template" in result.stderr
     assert not list(tmp_path.glob("own.jsonl*"))
+
+
+# -- what a chat model asks itself ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asking(folder):
+    return LlamaForCausalLM.from_pretrained(folder)
+
+
+def test_the_template_is_opened_up_to_what_the_user_says(chat_tokenizer):
+    before = chat_tokenizer.decode(opening(chat_tokenizer))
+    chat = chat_tokenizer.apply_chat_template([{"role": "user", "content": "hello there"}], tokenize=False)
+    assert chat.startswith(f"{before}hello there")
+
+
+@pytest.mark.parametrize(
+    "template, expected",
+    [
+        (None, "has no chat template"),
+        ("{{ messages[0]['content'] | upper }}", "shows the user's text once"),
+        ("{{ messages[0]['content'] }}", "shows the user's text once"),  # nothing before it
+    ],
+)
+def test_other_templates_are_refused(chat_tokenizer, monkeypatch, template, expected):
+    monkeypatch.setattr(chat_tokenizer, "chat_template", template)
+    with pytest.raises(ValueError, match=expected):
+        opening(chat_tokenizer)
+
+
+def test_draws_have_the_distribution_of_the_nucleus():
+    scores = torch.tensor([0.5, 0.3, 0.17, 0.03]).log().expand(40_000, -1)
+    drawn = Sampling((1, 2), scores.device)(None, scores).argmax(dim=-1)
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.17, 0.0]) / 0.97, atol=0.01, rtol=0)
+    again, other = (Sampling(seeds, scores.device)(None, scores).argmax(dim=-1) for seeds in ((1, 2), (1, 3)))
+    assert torch.equal(again, drawn) and not torch.equal(other, drawn)
+
+
+def test_a_model_and_its_exact_conversion_ask_the_same(asking, chat_tokenizer):
+    from trainer.conversion import from_autoregressive
+
+    before = opening(chat_tokenizer)
+    asked = ask(asking, chat_tokenizer, before, 24, (0, 0))
+    assert 0 < len(asked) < 24 and len(set(asked)) == len(asked)
+    converted = from_autoregressive(asking).eval()
+    assert isinstance(converted, TokMatForContinuousLM)
+    assert ask(converted, chat_tokenizer, before, 24, (0, 0)) == asked
+
+
+def test_questions_are_kept_and_gone_on_with(asking, chat_tokenizer, tmp_path):
+    def draw(count, path, load=lambda: asking, name="some"):
+        source = questions(name, load, chat_tokenizer, path, 0, 16, lambda new: None)
+        return [next(source) for _ in range(count)]
+
+    path = tmp_path / "deep" / "questions.jsonl"
+    expected = draw(30, path)
+    assert len({tuple(prompt.ids) for prompt in expected}) == 30
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # killed within a line
+    lines = whole[: len(whole) // 2].count(b"\n")
+    assert draw(30, path)[:lines] == expected[:lines]
+    kept = path.read_bytes()
+    draw(30, path, load=None)  # all are there, and so no model is needed
+    assert path.read_bytes() == kept
+    with pytest.raises(ValueError, match="holds questions of some"):
+        draw(1, path, name="another")
+
+
+def test_a_model_that_asks_nothing_is_refused(asking, chat_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.questions.ask", lambda *given: ["the same"])
+    source = questions("some", lambda: asking, chat_tokenizer, tmp_path / "q.jsonl", 0, 4, lambda new: None)
+    with pytest.raises(ValueError, match="asked 1 questions in all"):
+        list(source)
+
+
+def test_command_answers_its_own_questions(folder, story_file, tmp_path):
+    output = tmp_path / "own.jsonl"
+    flags = ["--prompts", "self", story_file, "--shares", 2, 1, "--texts", 12]
+    flags += ["--batch-size", 8, "--max-new-tokens", 4]
+    result = invoke(folder, *flags, "--output", output)
+    assert result.exit_code == 0, result.output
+    rows = load_own_text(output)
+    assert sorted(rows["kind"]) == ["self"] * 8 + ["stories"] * 4
+    asked = [json.loads(line) for line in (tmp_path / "own.jsonl.questions.jsonl").read_text().splitlines()]
+    assert len(asked) >= 8 and {row["by"] for row in asked} == {str(folder)}
+    before = output.read_bytes()
+    assert invoke(folder, *flags, "--output", output).exit_code == 0 and output.read_bytes() == before
+    result = invoke(folder, *flags, "--seed", 5, "--output", output)
+    assert result.exit_code == 2 and "written with seed=0, not 5" in result.stderr
+    assert output.read_bytes() == before

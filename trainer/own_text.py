@@ -172,20 +172,20 @@ def draw_batches(
 
 @torch.inference_mode()
 def answer(
-    model, tokenizer, prompts: list[list[int]], max_new_tokens: int, stop_loops=True, may_end=True
+    model, tokenizer, prompts: list[list[int]], max_new_tokens: int, stop_loops=True, may_end=True, **asked
 ) -> list[list[int]]:
     """Greedy answers to a batch of prompts, each up to and with its first end-of-sequence id.
 
     It is what the model's `generate` writes with its own generation config, without sampling; a TokMat model writes
     with a tail of one slot whose prediction is taken as it is. Every `STAGE` tokens the answers that are finished, and
     with `stop_loops` those that are stuck (`is_stuck`), leave the batch. Without `may_end` no end-of-sequence id is
-    taken.
+    taken. Other arguments are `generate`'s.
     """
     ends, longest = _ends(model, tokenizer), max(map(len, prompts))
     pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=model.device)
-    options = {"eos_token_id": ends, "pad_token_id": pad, "return_dict_in_generate": True}
+    options = {"eos_token_id": ends, "pad_token_id": pad, "return_dict_in_generate": True, **asked}
     if model.config.model_type == "tokmat":
         options |= {"tail_length": 1, "alpha_max": 1.0, "commit": "front"}
     else:
@@ -265,10 +265,9 @@ def write_own_text(
         raise ValueError(
             f"max_new_tokens: {new} after a prompt of {longest} tokens are too many for the model's {limit} positions"
         )
-    side = output.with_name(output.name + ".settings.json")
-    if output.exists() or side.exists():
-        check_settings(side, settings, output)
-    else:
+    check_settings(output, settings)
+    side = settings_file(output)
+    if not side.exists():
         temporary = side.with_name(side.name + ".tmp")
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, side)
@@ -294,7 +293,15 @@ def write_own_text(
             progress(rows, written)
 
 
-def check_settings(side: Path, settings: dict, output: Path) -> None:
+def settings_file(output: Path) -> Path:
+    return output.with_name(output.name + ".settings.json")
+
+
+def check_settings(output: Path, settings: dict) -> None:
+    """Raise a `ValueError` where `output` was begun under other settings."""
+    side = settings_file(output)
+    if not (output.exists() or side.exists()):
+        return
     if not side.is_file():
         raise ValueError(f"output: {output} exists and has no {side.name}, so it is not known how it was written")
     found = json.loads(side.read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """`tokmat own-text`: write what a model itself writes, for its tail to be trained on."""
 
+import functools
 import sys
 import time
 from collections import Counter
@@ -15,7 +16,8 @@ from transformers.utils import logging
 from ..arguments import OneLineParser, argument
 from ..checkpoints import load_model, load_tokenizer
 from ..models import bf16_supported, machine_device
-from ..own_text import PROMPT_TOKENS, draw_batches, source_prompts, write_own_text
+from ..own_text import PROMPT_TOKENS, check_settings, draw_batches, source_prompts, write_own_text
+from ..questions import QUESTIONS, questions
 
 LOG_SECONDS = 60  # between lines where no bar can be shown
 
@@ -28,8 +30,8 @@ class OwnTextArguments:
         metadata={
             "metavar": "SOURCE",
             "help": 'texts whose beginnings are continued ("builtin", a text file, a folder, a .json, .jsonl, .csv or '
-            '.parquet file, the name of a Hub data set), and .jsonl files of chat prompts, whose rows have "prompt" '
-            'or "messages"',
+            '.parquet file, the name of a Hub data set), .jsonl files of chat prompts, whose rows have "prompt" '
+            'or "messages", and "self": what a chat model asks itself',
         }
     )
     output: Path = field(metadata={"help": "the .jsonl file to write; an unfinished one is gone on with"})
@@ -73,20 +75,33 @@ def run(arguments: list[str]) -> int:
     reading = {"lengths": options.prompt_tokens, "add_bos": options.add_bos, "text_column": options.text_column}
     reading |= {"max_prompt_tokens": options.max_prompt_tokens, "name": options.data_name}
     reading |= {"split": options.data_split}
-    sources = [(name, source_prompts(name, tokenizer, options.seed, **reading)) for name in options.prompts]
-    shares = options.shares or [1.0] * len(sources)
-    batches = draw_batches(sources, shares, options.batch_size, options.texts, options.seed)
-
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # of loading the weights
     options.dtype = ("bfloat16" if bf16_supported() else "float32") if options.dtype == "auto" else options.dtype
-    model = load_model(values["model"], options.trust_remote_code, dtype=options.dtype).eval()
-    model.to(machine_device())
     settings = {"model": values["model"], **vars(options)}
     del settings["output"]
+    check_settings(options.output, settings)
+
+    @functools.cache
+    def model():
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()  # of loading the weights
+        loaded = load_model(values["model"], options.trust_remote_code, dtype=options.dtype).eval()
+        return loaded.to(machine_device())
+
+    def source(name: str):
+        if name != QUESTIONS:
+            return source_prompts(name, tokenizer, options.seed, **reading)
+        path = options.output.with_name(options.output.name + ".questions.jsonl")
+        return questions(values["model"], model, tokenizer, path, options.seed, options.batch_size, Asked())
+
+    # What the model asks itself comes last: whatever is wrong with other sources is known before.
+    shares = options.shares or [1.0] * len(options.prompts)
+    order = sorted(range(len(shares)), key=lambda place: options.prompts[place] == QUESTIONS)
+    sources = [(options.prompts[place], source(options.prompts[place])) for place in order]
+    shares = [shares[place] for place in order]
+    batches = draw_batches(sources, shares, options.batch_size, options.texts, options.seed)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with Report(options.texts) as report:
-        write_own_text(model, tokenizer, batches, options.output, settings, report)
+        write_own_text(model(), tokenizer, batches, options.output, settings, report)
     print(f"{report.table()}\n{report.summary()}, in {options.output}")
     return 0
 
@@ -103,6 +118,20 @@ def _check(options: OwnTextArguments) -> None:
         )
     if options.output.is_dir():
         raise ValueError(f"--output {options.output} is a folder")
+
+
+class Asked:
+    """A line for what a model has asked itself: on a terminal always, elsewhere once a minute."""
+
+    def __init__(self):
+        self.total, self.logged = 0, time.monotonic()
+
+    def __call__(self, new: int) -> None:
+        self.total += new
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if terminal or now - self.logged >= LOG_SECONDS:
+            self.logged = now
+            print(f"{self.total:,} questions asked", end="\r" if terminal else "\n", file=sys.stderr, flush=True)
 
 
 class Report:
