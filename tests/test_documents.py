@@ -83,6 +83,8 @@ def folder(models, story_file, tmp_path_factory):
     for name in ("checkpoints", "hub_cards", "benchmarks", "examples", "docs"):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(models[2], folder / "source")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (folder / "source" / "chat_template.jinja").write_text(template, encoding="utf-8")
     adapted = AutoModelForCausalLM.from_pretrained(folder / "source")
     get_peft_model(adapted, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")).save_pretrained(
         folder / "worn"
@@ -92,8 +94,6 @@ def folder(models, story_file, tmp_path_factory):
     (folder / "my-model" / "trainer_state.json").write_text(json.dumps(logged), encoding="utf-8")
     stories = story_file.read_text(encoding="utf-8")
     (folder / "stories.txt").write_text(stories, encoding="utf-8")
-    rows = [json.dumps({"text": text}) for text in stories.split("\n<|endoftext|>\n") if text]
-    (folder / "chat.jsonl").write_text("\n".join(rows), encoding="utf-8")
     (folder / "results").mkdir()
     results = (ROOT / "docs" / "results" / "stories-50.json").read_text(encoding="utf-8")
     results = json.dumps(json.loads(results) | {"models": ["my-model"]})

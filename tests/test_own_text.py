@@ -117,18 +117,21 @@ def test_a_model_without_an_end_is_refused(tokenizer):
 # -- prompts ----------------------------------------------------------------------------------------------------------
 
 
-def test_documents_are_begun_at_every_length_once(tokenizer, story_file):
-    documents = load_documents(str(story_file))
-    found = list(document_prompts(documents, tokenizer, "stories", seed=0, lengths=(3, 5)))
-    assert len(found) == 2 * len(documents) and {prompt.kind for prompt in found} == {"stories"}
-    assert Counter(len(prompt.ids) for prompt in found) == {3: len(documents), 5: len(documents)}
-    begun = {tuple(tokenizer(text)["input_ids"][:5]) for text in documents["text"]}
-    assert {tuple(prompt.ids) for prompt in found if len(prompt.ids) == 5} == begun
+def test_beginnings_come_once_at_every_length(tokenizer):
+    texts = [f"{number} hens and the fox sat by the river one day" for number in range(10, 40)]
+    documents = Dataset.from_dict({"text": texts + texts[:9]})
+    found = list(document_prompts(documents, tokenizer, "stories", seed=0, lengths=(2, 5)))
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    for length in (2, 5):
+        begun = [tuple(prompt.ids) for prompt in found if len(prompt.ids) == length]
+        # What begins alike is answered alike, and one answer to that is enough.
+        assert sorted(begun) == sorted({tuple(row[:length]) for row in ids})
+    assert {prompt.kind for prompt in found} == {"stories"} and {len(prompt.ids) for prompt in found} == {2, 5}
     with_bos = next(document_prompts(documents, tokenizer, "stories", seed=0, lengths=(3,), add_bos=True))
     without = next(document_prompts(documents, tokenizer, "stories", seed=0, lengths=(3,)))
     assert with_bos.ids == [tokenizer.bos_token_id, *without.ids[:2]]
-    other = [prompt.ids for prompt in document_prompts(documents, tokenizer, "stories", seed=1, lengths=(30,))]
-    assert other != [prompt.ids for prompt in document_prompts(documents, tokenizer, "", seed=0, lengths=(30,))]
+    other = [prompt.ids for prompt in document_prompts(documents, tokenizer, "stories", seed=1, lengths=(5,))]
+    assert other != [prompt.ids for prompt in document_prompts(documents, tokenizer, "", seed=0, lengths=(5,))]
     short = Dataset.from_dict({"text": ["a", "one day the fox asked the owl"]})
     assert len(list(document_prompts(short, tokenizer, "x", seed=0, lengths=(4,)))) == 1
 
@@ -159,7 +162,7 @@ def test_batches_mix_the_sources_fairly_and_hold_like_lengths():
         within = [max(spread[i : i + 4]) - min(spread[i : i + 4]) for i in range(0, len(part), 4)]
         assert sum(within) / len(within) < 2 < max(spread) - min(spread)
         assert spread != sorted(spread)
-    with pytest.raises(ValueError, match="c gives 3 prompts, but its share of 10 texts is 5"):
+    with pytest.raises(ValueError, match="c gives 3 different prompts, but its share of 10 texts is 5"):
         draw_batches([("c", iter(some_prompts(3))), ("d", iter(some_prompts(9)))], [1, 1], 4, 10, 0)
 
 
@@ -254,6 +257,15 @@ def test_only_a_share_of_the_loops_is_read(tmp_path):
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def beginnings(tmp_path):
+    """A text file of 60 documents, no two of which begin alike."""
+    path = tmp_path / "stories.txt"
+    texts = [f"{number} foxes sat by the river and asked the owl" for number in range(60)]
+    path.write_text("\n<|endoftext|>\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, chat_tokenizer):
     torch.manual_seed(0)
@@ -268,11 +280,11 @@ def invoke(*arguments):
     return CliRunner().invoke(cli.app, ["own-text", *map(str, arguments)])
 
 
-def test_command_writes_from_texts_and_chats_and_goes_on(folder, story_file, tmp_path, monkeypatch):
+def test_command_writes_from_texts_and_chats_and_goes_on(folder, beginnings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     chat = tmp_path / "chat.jsonl"
     chat.write_text("".join(json.dumps({"prompt": f"the fox {i}", "kind": "ask"}) + "\n" for i in range(30)))
-    flags = ["--prompts", story_file, chat, "--shares", 2, 1, "--texts", 24, "--batch-size", 8, "--seed", 3]
+    flags = ["--prompts", beginnings, chat, "--shares", 2, 1, "--texts", 24, "--batch-size", 8, "--seed", 3]
     flags += ["--prompt-tokens", 4, 9, "--max-new-tokens", 6, "--output", tmp_path / "own" / "own.jsonl"]
     result = invoke(folder, *flags)
     assert result.exit_code == 0, result.output
@@ -294,7 +306,7 @@ def test_command_writes_from_texts_and_chats_and_goes_on(folder, story_file, tmp
 
 def test_a_column_of_a_table_is_a_source(folder, tmp_path):
     table = tmp_path / "table.jsonl"
-    table.write_text("".join(json.dumps({"body": f"the owl said {i} times"}) + "\n" for i in range(9)))
+    table.write_text("".join(json.dumps({"body": f"{i} owls said nothing"}) + "\n" for i in range(9)))
     flags = ["--prompt-tokens", 3, "--texts", 9, "--max-new-tokens", 2, "--output", tmp_path / "own.jsonl"]
     result = invoke(folder, "--prompts", table, "--text-column", "body", *flags)
     assert result.exit_code == 0, result.output
@@ -317,9 +329,9 @@ def test_a_column_of_a_table_is_a_source(folder, tmp_path):
         ("--prompts stories.txt --texts 4 --max-new-tokens 300", "too many for the model's 256 positions"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(folder, story_file, tmp_path, monkeypatch, flags, expected):
+def test_wrong_input_is_one_line_and_leaves_nothing(folder, beginnings, tmp_path, monkeypatch, flags, expected):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "stories.txt").write_text(story_file.read_text())
+    (tmp_path / "stories.txt").write_text(beginnings.read_text())
     (tmp_path / "chat.jsonl").write_text('{"prompt": "hello"}\n{"question": "hello"}\n')
     (tmp_path / "broken.jsonl").write_text("hello\n")
     result = invoke(folder, *flags.split(), "--output", "own.jsonl")
@@ -415,9 +427,9 @@ def test_a_model_that_asks_nothing_is_refused(asking, chat_tokenizer, tmp_path, 
         list(source)
 
 
-def test_command_answers_its_own_questions(folder, story_file, tmp_path):
+def test_command_answers_its_own_questions(folder, beginnings, tmp_path):
     output = tmp_path / "own.jsonl"
-    flags = ["--prompts", "self", story_file, "--shares", 2, 1, "--texts", 12]
+    flags = ["--prompts", "self", beginnings, "--shares", 2, 1, "--texts", 12]
     flags += ["--batch-size", 8, "--max-new-tokens", 4]
     result = invoke(folder, *flags, "--output", output)
     assert result.exit_code == 0, result.output

@@ -57,22 +57,24 @@ def document_prompts(
     documents, tokenizer, kind: str, seed: int, lengths=PROMPT_TOKENS, add_bos: bool = False
 ) -> Iterator[Prompt]:
     """The beginnings of documents, in an order drawn by `seed`, one length after the other; every document once with
-    each length that it has, then the end.
+    each length that it has, then the end. None comes twice, as its answer would be the same.
 
     Args:
         documents: a `Dataset` with the column "text".
         add_bos: begin with bos (eos in a tokenizer without bos), as training rows do; otherwise only if the tokenizer
             itself does.
     """
-    order = np.random.default_rng(seed).permutation(len(documents))
+    order, seen = np.random.default_rng(seed).permutation(len(documents)), set()
     for turn in range(len(lengths)):
         for place, number in enumerate(order.tolist()):
             length = lengths[(place + turn) % len(lengths)]
             text = documents[number]["text"][: CHARACTERS_PER_TOKEN * length]
             ids = tokenizer(text, add_special_tokens=not add_bos, verbose=False)["input_ids"]
             ids = [_begin(tokenizer), *ids] if add_bos else ids
-            if len(ids) >= length:
-                yield Prompt(ids[:length], kind)
+            begun = tuple(ids[:length])
+            if len(begun) == length and begun not in seen:
+                seen.add(begun)
+                yield Prompt(list(begun), kind)
 
 
 def _begin(tokenizer) -> int | None:
@@ -153,8 +155,8 @@ def draw_batches(
         lists.append(list(itertools.islice(source, wanted)))
         if len(lists[-1]) < wanted:
             raise ValueError(
-                f"prompts: {name} gives {len(lists[-1])} prompts, but its share of {texts} texts is {wanted}: ask for "
-                "fewer texts, or give it a smaller share"
+                f"prompts: {name} gives {len(lists[-1])} different prompts, but its share of {texts} texts is {wanted}"
+                ": ask for fewer texts, or give it a smaller share"
             )
     # Spread evenly: the i-th of n prompts of a source stands at (i + 1/2) / n of the whole.
     places = [((i + 0.5) / len(prompts), prompt) for prompts in lists for i, prompt in enumerate(prompts)]
