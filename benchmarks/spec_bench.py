@@ -100,8 +100,8 @@ def decoders_of(source, tokmat, names: list[str]) -> dict:
     return {name: known[name] for name in ("greedy", *names)}
 
 
-def measure(decoders: dict, prompts: list, args, advance) -> list[dict]:
-    """One row per prompt and decoder."""
+def measure(decoders: dict, prompts: list, args, advance, say) -> list[dict]:
+    """One row per prompt and decoder; `say` is given a line per prompt, all that is left of a run that is killed."""
     counter = Passes(decoders["greedy"][0])
     rows = []
     for number, (kind, ids) in enumerate(prompts):
@@ -123,8 +123,10 @@ def measure(decoders: dict, prompts: list, args, advance) -> list[dict]:
                     row |= {"loops": rep_n([expected], 3) > LOOP, "drafts_taken": output.get("drafts_taken")}
                     rows.append(row)
                 advance(kind)
-        for row in rows[-len(decoders) :]:
+        ours = rows[-len(decoders) :]
+        for row in ours:
             row["seconds"] = statistics.median(took[row["decoder"]])
+        say(f"{kind} {number}: " + ", ".join(f"{row['decoder']} {row['seconds']:.1f} s" for row in ours))
     return rows
 
 
@@ -228,7 +230,11 @@ def main() -> None:
         model.generate(longest.to(model.device), max_new_tokens=args.new_tokens, do_sample=False, **settings)
     with progress_bar() as progress:
         task = progress.add_task("", total=len(prompts) * len(decoders) * args.repeats)
-        rows = measure(decoders, prompts, args, lambda text: progress.update(task, advance=1, description=text))
+
+        def advance(text: str) -> None:
+            progress.update(task, advance=1, description=text)
+
+        rows = measure(decoders, prompts, args, advance, progress.console.print)
     groups = {
         kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(kind for kind, _ in prompts)
     }
