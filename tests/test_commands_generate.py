@@ -82,6 +82,11 @@ def test_generate_watch_on_a_terminal(trained):
         ("MODEL hello --max-new-tokens 2000", "too many for the model's 1024 positions"),
         ("MODEL hello --dtype float8", "--dtype"),
         ("MODEL hello --tail-lenght 3", "did you mean --tail-length?"),
+        ("MODEL hello --temperature 0.7", "always by argmax; other texts: --num-return-sequences"),
+        (
+            "storis hello",
+            "a Hub name has the form owner/name; stories and ar-stories come with the package",
+        ),
         ("gpt hello", "there is no folder gpt"),
         ("other hello", "not a TokMat model"),
         ("", "required: model"),

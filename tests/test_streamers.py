@@ -19,7 +19,7 @@ from rich.style import Style
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from trainer.streamers import _PRINTABLE, MaturationStreamer, render_tail, wrap_rows
+from trainer.streamers import _PRINTABLE, COARSE, MaturationStreamer, render_tail, wrap_rows
 
 CORPUS = ["the cat sat on the mat", "the tail matures and the token is committed", "a naïve café"] * 4
 
@@ -107,6 +107,14 @@ def stream(streamer: MaturationStreamer, prompts: list[list[int]], continuations
         streamer.put_draft(draft, maturity=torch.linspace(0.9, 0.0, draft.shape[1]))
         yield
     streamer.end()
+
+
+def test_a_terminal_of_256_colours_shows_six_steps_of_maturity(terminal, monkeypatch):
+    at = terminal()
+    monkeypatch.delenv("COLORTERM")
+    streamer = MaturationStreamer(TOKENIZER, file=at)
+    shown = [streamer._tail_style(level / 10).color.number for level in range(11)]
+    assert len(set(shown)) == 6 and shown[0] == COARSE[0] and shown[-1] == COARSE[-1]
 
 
 # render_tail

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -150,6 +152,17 @@ def test_what_studies_need_is_checked_before_the_first_begins(tmp_path, monkeypa
     with pytest.raises(ValueError, match="^the studies need matplotlib"):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None)
         require_packages(["entropy"])
+
+
+def test_without_matplotlib_the_command_says_what_to_install(tmp_path):
+    """In a process of its own: here the studies are imported already."""
+    code = "import sys; sys.modules.update({'matplotlib': None, 'matplotlib.pyplot': None});"
+    code += "importlib = __import__('importlib.util'); found = importlib.util.find_spec;"
+    code += "importlib.util.find_spec = lambda name, *rest: None if name == 'matplotlib' else found(name, *rest);"
+    code += "from trainer.cli import main; main()"
+    command = [sys.executable, "-c", code, "reproduce", "entropy", "--output", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "the studies need matplotlib (every study): pip install" in done.stderr
 
 
 def test_the_extra_that_is_named_holds_what_studies_need():

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transformers import HfArgumentParser
 
 from modeling_tokmat import MaturationSettings
+from modeling_tokmat.generation_tokmat import SAMPLING_FLAGS
 
 from .recipes import LOOK_AHEAD, PRESETS
 
@@ -47,6 +48,11 @@ class OneLineParser(HfArgumentParser):
         namespace, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             flags = [flag for flag in self._option_string_actions if "_" not in flag]
+            if unknown[0].partition("=")[0].replace("-", "_").strip("_") in SAMPLING_FLAGS:
+                raise ValueError(
+                    f"unknown argument {unknown[0]!r}: a token is the nearest one of a vector, always by argmax; "
+                    "other texts: --num-return-sequences, --maturation-seed"
+                )
             near = difflib.get_close_matches(unknown[0].partition("=")[0].replace("_", "-"), flags, 1)
             raise ValueError(f"unknown argument {unknown[0]!r}" + (f"; did you mean {near[0]}?" if near else ""))
         return vars(namespace)

@@ -369,7 +369,10 @@ def tokmat_config(name: str, **kwargs) -> TokMatConfig:
     name = in_the_box(name)
     # The Hub has models without an owner, but none of ours.
     if "/" not in name and not Path(name).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no folder {name}, and a Hub name has the form owner/name")
+        shipped = " and ".join(SHIPPED)
+        raise FileNotFoundError(
+            f"there is no folder {name}, and a Hub name has the form owner/name; {shipped} come with the package"
+        )
     kind, _ = model_kind(name)
     if kind != TokMatConfig.model_type:
         raise ValueError(f"{name} is a {kind} model, not a TokMat model")

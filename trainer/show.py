@@ -25,8 +25,9 @@ class TailLog(BaseStreamer):
     def put_draft(self, value, **kwargs):
         self.step += 1
         if self.step in LOGGED_STEPS:
-            tail = " ".join(repr(self.tokenizer.decode([token])) for token in value[0, :8].tolist())
-            print(f"  step {self.step}: ...{self.tokenizer.decode(self.ids)[-24:]!r}  tail: {tail}")
+            words = self.tokenizer.decode(self.ids, skip_special_tokens=True).split()[-5:]
+            tail = "|".join(repr(self.tokenizer.decode([token]))[1:-1] for token in value[0, :8].tolist())
+            print(f"  step {self.step}: ... {' '.join(words)}  tail: {tail}")
 
     def end(self):
         print(self.tokenizer.decode(self.ids, skip_special_tokens=True), flush=True)

@@ -25,6 +25,7 @@ from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
 FRESH, MATURE = ColorTriplet(124, 140, 164), ColorTriplet(46, 204, 113)
+COARSE = (103, 67, 73, 72, 78, 41)  # the same of a terminal of 256 colours, where most blends would look alike
 COLORS = ("maturity", "none")
 
 # Text that moves the cursor would break the display (and generated text could drive the terminal): control characters
@@ -244,7 +245,10 @@ class MaturationStreamer(BaseStreamer):
     def _tail_style(self, level: float) -> Style:
         if self.color == "none" or self._console.no_color:
             return Style(dim=True)
-        return Style(color=Color.from_triplet(blend_rgb(FRESH, MATURE, min(max(level, 0.0), 1.0))))
+        level = min(max(level, 0.0), 1.0)
+        if self._console.color_system == "256":
+            return Style(color=Color.from_ansi(COARSE[min(int(level * len(COARSE)), len(COARSE) - 1)]))
+        return Style(color=Color.from_triplet(blend_rgb(FRESH, MATURE, level)))
 
     # How to show it
 

@@ -42,7 +42,7 @@ def run(folder: Path, train: bool | None, steps: int, data: str, page: bool) -> 
         train = sys.stdin.readline().strip().lower() in ("y", "yes")
     if not train:
         print('\nNext: tokmat generate stories "Once upon a time" --watch')
-        print("      tokmat demo --page     the same in a browser, with settings to try")
+        print('      tokmat demo --page     the same in a browser, with settings to try (pip install "tokmat[demo]")')
         print("      tokmat demo --train    two minutes of fine-tuning: saved, reloaded, written with", flush=True)
         return 0
     return fine_tune(folder, steps, data)

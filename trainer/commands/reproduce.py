@@ -13,10 +13,9 @@ from rich.console import Console
 
 from ..arguments import OneLineParser, argument
 from ..checkpoints import check_folder
-from ..studies import STUDIES, require_packages
+from ..studies import PRETRAINED, STUDIES, require_packages
 from ..studies.findings import claim_folder, is_done, print_findings, save, write_index
 from ..studies.lab import BUDGETS, Lab
-from ..studies.pretrained_lab import ASKED, PretrainedLab
 
 
 @dataclass
@@ -33,7 +32,7 @@ class ReproduceArguments:
     held_out: list[str] | None = argument("held-out text (default: a twentieth of --data)", metavar="SOURCE")
     dialogue: str | None = argument("text of dialogues, for the study of structured text", metavar="SOURCE")
     pretrained: str | None = argument(
-        f"ask a pretrained model instead, in the studies {', '.join(ASKED)}", metavar="MODEL"
+        f"ask a pretrained model instead, in the studies {', '.join(PRETRAINED)}", metavar="MODEL"
     )
     judged_by: str | None = argument("the judge of its texts (default: the lab's)", metavar="MODEL")
     output: str = argument("folder for models and findings; what is finished there is not done again", "runs/studies")
@@ -48,7 +47,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("studies", nargs="*", metavar="STUDY", help="which studies; default: all")
     values = parser.parse(arguments)
-    possible = [name for name in STUDIES if name in ASKED or values["pretrained"] is None]
+    possible = [name for name in STUDIES if name in PRETRAINED or values["pretrained"] is None]
     names = values["studies"] or possible
     unknown = [name for name in names if name not in possible]
     if unknown:
@@ -59,7 +58,10 @@ def run(arguments: list[str]) -> int:
     folder, console = Path(values["output"]), Console(stderr=True, soft_wrap=not sys.stderr.isatty())
     require_packages([name for name in names if not is_done(folder / name)])
     os.environ.setdefault("MPLBACKEND", "Agg")
-    lab = (Lab if values["pretrained"] is None else PretrainedLab)(
+    made = Lab
+    if values["pretrained"] is not None:
+        from ..studies.pretrained_lab import PretrainedLab as made  # which draws, and so needs what is checked above
+    lab = made(
         folder,
         BUDGETS[values["budget"]],
         _one_or_all(values["data"]),

@@ -24,6 +24,9 @@ STUDIES = {
     "paper": "the paper's table of repetition, its recipe trained from a pretrained model's weights",
     "controls": "what noise, smoothing and slower turning do to a pretrained model's text, dose by dose",
 }
+# Those that can be asked of a pretrained model.
+PRETRAINED = ("pretrained", "peers", "lessons", "decoding", "practice", "likeness", "paper", "controls")
+PRETRAINED += ("entropy", "tail_length", "guidance", "templates", "structured")
 # What a study needs beyond the package's own dependencies; the extra "eval" has all of it.
 PICTURES = "matplotlib"  # every study draws one
 NEEDS = {"tail_length": "nltk", "likeness": "mauve"}

@@ -20,8 +20,6 @@ from ..training_args import TokMatTrainingArguments
 from .lab import Budget, Lab
 from .pretrained import PROMPT_TOKENS, schedule, train
 
-ASKED = ("pretrained", "peers", "lessons", "decoding", "practice", "likeness", "paper", "controls")
-ASKED += ("entropy", "tail_length", "guidance", "templates", "structured")
 OPENING = "People have asked it ever since there were people, and nobody has answered it. The meaning of life is"
 # Sections 3 and 4 of the paper: both losses with weight 1, 256 negatives (drawn uniformly, it does not say how), the
 # linear schedule, learned embeddings on a sphere. Other fields are TokMatConfig's defaults, which are the paper's.
