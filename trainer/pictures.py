@@ -155,7 +155,8 @@ def heatmap(run: Run, steps: int = 16):
     axis.set_xlabel(f"slot{more}{', and its maturity' if any(levels) else ''}", fontsize=9)
     axis.xaxis.set_label_position("top")
     note = (
-        "One step per row: the text so far, then the nearest token of each slot. Outlined: committed in this step. "
+        "One step per row: the text so far, then the nearest token of each slot, greener the nearer it is. Outlined: "
+        "committed in this step. "
         "Grey: another token is committed there in the end."
     )
     axis.text(0, -0.02, textwrap.fill(note, int(13 * inches * width)), transform=axis.transAxes, va="top", fontsize=8,
@@ -226,7 +227,7 @@ def entropy(rows: list[dict]):
             colour = COLOURS[len(axis.lines)]
             axis.plot(ages, [row[name] for row in rows], marker="o", ms=4, label=label, color=colour)
     axes[0, 0].set(xlabel="updates since the embryo", ylabel="entropy, nats", ylim=(0, None))
-    axes[0, 1].set(xlabel="updates since the embryo", ylim=(0, None))
+    axes[0, 1].set(xlabel="updates since the embryo", ylabel="share, or length in R", ylim=(0, None))
     for axis in axes.flat:
         axis.legend(frameon=False, fontsize=9)
     return picture
