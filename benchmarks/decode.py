@@ -24,6 +24,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -191,28 +192,23 @@ class Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-def seconds_of_calls(model, prompts: list[torch.Tensor], new_tokens: int, **settings) -> tuple:
-    """Seconds per call and per token after the first, tokens per forward where they are counted, what was written."""
-    seconds, per_token, forwards, texts = 0.0, 0.0, 0, []
-    for ids in prompts:
-        clock = Clock()
-        start = time.perf_counter()
-        output = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
-            stopping_criteria=StoppingCriteriaList([clock]),
-            **settings,
-        )
-        seconds += time.perf_counter() - start
-        per_token += (clock.times[-1] - clock.times[0]) / (new_tokens - 1)
-        assert output.sequences.shape[1] == ids.shape[1] + new_tokens
-        forwards += output.get("num_forwards") or 0
-        texts.append(output.sequences)
-    per_forward = len(prompts) * new_tokens / forwards if forwards else None
-    return seconds / len(prompts), per_token / len(prompts), per_forward, torch.cat(texts)
+def timed_call(model, ids: torch.Tensor, new_tokens: int, **settings) -> tuple:
+    """Seconds of a call and per token after the first, its forwards where they are counted, what was written."""
+    clock = Clock()
+    start = time.perf_counter()
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        return_dict_in_generate=True,
+        stopping_criteria=StoppingCriteriaList([clock]),
+        **settings,
+    )
+    seconds = time.perf_counter() - start
+    assert output.sequences.shape[1] == ids.shape[1] + new_tokens
+    per_token = (clock.times[-1] - clock.times[0]) / (new_tokens - 1)
+    return seconds, per_token, output.get("num_forwards") or 0, output.sequences
 
 
 @torch.no_grad()
@@ -243,7 +239,7 @@ def decoders_of(args, greedy, tokmat) -> list[tuple]:
 
 
 def measure(dtype: str, batch: int, args, advance) -> list[dict]:
-    """One row per prefix and decoder; all of them take turns within a repetition."""
+    """One row per prefix and decoder; all of them take turns on every prompt, repetition after repetition."""
     torch.manual_seed(args.seed)
     greedy, tokmat = make_models(args, dtype)
     decoders = decoders_of(args, greedy, tokmat)
@@ -255,22 +251,31 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
         for prefix in args.prefixes:
             for k in {1, *args.tail_lengths}:
                 bare[prefix, k].append(bare_seconds(greedy, batch, prefix, k))
-            for name, _, model, settings in decoders:
-                *taken, forwards, text = seconds_of_calls(model, prompts[prefix], args.new_tokens, **settings)
-                per_forward[prefix, name], texts[prefix, name] = forwards, text
-                if repetition >= 0:
-                    for value, kept in zip(taken, seconds[prefix, name]):
-                        kept.append(value)
+            calls = defaultdict(list)
+            for ids in prompts[prefix]:
+                for name, _, model, settings in decoders:
+                    calls[name].append(timed_call(model, ids, args.new_tokens, **settings))
                 advance(f"{dtype}, batch {batch}")
+            for name, found in calls.items():
+                whole, each, forwards, written = zip(*found)
+                texts[prefix, name] = torch.cat(written)
+                per_forward[prefix, name] = len(found) * args.new_tokens / sum(forwards) if sum(forwards) else None
+                if repetition >= 0:
+                    for values, kept in zip((whole, each), seconds[prefix, name]):
+                        kept.append(values)
 
     rows = []
     for prefix in args.prefixes:
         for name, k, _, _ in decoders:
-            whole, each = seconds[prefix, name]
-            per_token = statistics.median(each)
+            whole, each = (
+                # What else the machine does hits single calls: the median of each prompt, then their mean.
+                [statistics.median(of_one) for of_one in zip(*kept)]
+                for kept in seconds[prefix, name]
+            )
+            per_token = statistics.mean(each)
             row = {"dtype": dtype, "batch": batch, "prefix": prefix, "decoder": name, "tail_length": k}
             row |= {"seconds_per_token": per_token, "tokens_per_second": batch / per_token}
-            row["call_tokens_per_second"] = batch * args.new_tokens / statistics.median(whole)
+            row["call_tokens_per_second"] = batch * args.new_tokens / statistics.mean(whole)
             base = next((r for r in rows if r["prefix"] == prefix), row)
             row["ratio"] = row["tokens_per_second"] / base["tokens_per_second"]
             row["call_ratio"] = row["call_tokens_per_second"] / base["call_tokens_per_second"]
@@ -388,10 +393,9 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
 
     rows = []
-    decoders = len(decoders_of(args, None, None))
-    calls = len(args.dtypes) * len(args.batches) * len(args.prefixes) * decoders * (args.repeats + 1)
+    turns = len(args.dtypes) * len(args.batches) * len(args.prefixes) * args.prompts * (args.repeats + 1)
     with progress_bar() as progress:
-        task = progress.add_task("", total=calls)
+        task = progress.add_task("", total=turns)
         for dtype in args.dtypes:
             for batch in args.batches:
                 rows += measure(dtype, batch, args, lambda text: progress.update(task, advance=1, description=text))

@@ -48,6 +48,7 @@ class DraftBudget:
         wide: whether a forward is one of 32-bit weights or wider over a single position.
         foreseeing: whether the tail was trained to know what comes next.
         adapted: whether adapters act in the tail, whose small products cost time of their own.
+        accelerated: whether an accelerator runs the passes.
     """
 
     LONGEST, LONGEST_LOOKUP = 4, 10
@@ -56,14 +57,14 @@ class DraftBudget:
     # In forwards over one position: 6M and 135M parameters, vocabulary and all, on a CPU with AVX512 and bf16. A
     # position of 135M costs twice this there; drafts priced so are fewer, and no faster.
     POSITION_COST = 0.0125  # of one more position per row
+    ACCELERATED_POSITION_COST = 0.0005  # the same on an accelerator, whose time goes to launches
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
     ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # more than that where adapters act
 
-    def __init__(
-        self, longest: int, rows: int = 1, wide: bool = False, foreseeing: bool = False, adapted: bool = False
-    ):
-        self.rows, self.position_cost, wide = rows, self.POSITION_COST * rows, wide and rows == 1
+    def __init__(self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False):
+        self.rows, wide = rows, wide and rows == 1
+        self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else self.POSITION_COST) * rows
         self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
         self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
         worth_it = self.positions(1) * self.position_cost + self.fixed_cost < 1  # as a single draft gains one token

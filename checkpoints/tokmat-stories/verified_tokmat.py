@@ -31,7 +31,7 @@ class VerifiedTail(Tail):
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
         adapted = self.model.tail_adapters is not None
-        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted)
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted, self.device.type != "cpu")
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
         self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts
@@ -67,6 +67,7 @@ class VerifiedTail(Tail):
             conditions,
             committed.branches_mask(drafts, slots) if drafts and slots else committed.attention_mask(drafts + slots),
             exact=drafts,
+            usual=own == 1 and drafts == slots == self.budget.longest,
         )
 
     def _layout_of(self, own: int, drafts: int, slots: int, recurs: bool):
