@@ -4,7 +4,7 @@
 #     bash benchmarks/stories.sh FOLDER_OF_TEXTS runs/stories      (make stories TEXTS=FOLDER)
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt and tinystories-valid.txt, documents separated by lines of <|endoftext|>.
-# Every step goes on where it was interrupted; all draws come from seeds below. About eight hours on two cores; where they have
+# Every step goes on where it was interrupted; all draws come from seeds below. About ten hours on two cores; where they have
 # instructions for bfloat16, the rounds of 1,000 and 2,400 steps took 23 and 65 minutes of one core.
 #
 # 1 ar       a transformer, trained with cross-entropy; twin-long: the same for longer, the autoregressive twin; and the

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from .checks_tokmat import require
 from .committed_tokmat import Committed
-from .decoding_tokmat import Ending, Network, decode
+from .decoding_tokmat import Ending, Network, accelerated, decode
 from .draft_budget_tokmat import DraftBudget
 from .inputs_tokmat import CACHE, check_positions, check_range, one_cache
 from .noise_tokmat import DecodingNoise
@@ -308,8 +308,3 @@ class TokMatGenerationMixin(GenerationMixin):
             f"{last + 1 + new_tokens} (a prompt of {last + 1} positions and {new_tokens} new tokens)",
             f"within the backbone's {limit} positions (max_position_embeddings)",
         )
-
-
-def accelerated(device: torch.device) -> bool:
-    """Whether the host runs ahead of the device, so that reading a flag at once would cost time."""
-    return device.type != "cpu"

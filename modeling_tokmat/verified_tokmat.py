@@ -3,6 +3,7 @@
 
 import torch
 
+from .decoding_tokmat import accelerated
 from .draft_budget_tokmat import DraftBudget, PromptLookup
 from .maturation_tokmat import update_tail
 from .tail_tokmat import Feed, Shown, Tail
@@ -31,7 +32,7 @@ class VerifiedTail(Tail):
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
         adapted = self.model.tail_adapters is not None
-        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted, self.device.type != "cpu")
+        self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted, accelerated(self.device))
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size if looked_up else 0)]
         self.arms, self.given = ["tail"] * self.batch_size, [0] * self.batch_size  # of each row's drafts

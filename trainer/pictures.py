@@ -156,8 +156,7 @@ def heatmap(run: Run, steps: int = 16):
     axis.xaxis.set_label_position("top")
     note = (
         "One step per row: the text so far, then the nearest token of each slot, greener the nearer it is. Outlined: "
-        "committed in this step. "
-        "Grey: another token is committed there in the end."
+        "committed in this step. Grey: another token is committed there in the end."
     )
     axis.text(0, -0.02, textwrap.fill(note, int(13 * inches * width)), transform=axis.transAxes, va="top", fontsize=8,
               color=NOTE)  # fmt: skip

@@ -152,6 +152,11 @@ class Network:
         )
 
 
+def accelerated(device: torch.device) -> bool:
+    """Whether the host runs ahead of the device, so that reading a flag at once would cost time."""
+    return device.type != "cpu"
+
+
 class LateFlags:
     """Flags on an accelerator, (n,), that are read a step later: the host then never waits for the device's newest
     work."""
@@ -159,7 +164,7 @@ class LateFlags:
     def __init__(self, flags: torch.Tensor):
         self.values = flags.to("cpu", non_blocking=True)
         self.copied = None
-        if flags.device.type != "cpu":
+        if accelerated(flags.device):
             self.copied = torch.Event(flags.device.type)
             self.copied.record()
 

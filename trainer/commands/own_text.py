@@ -95,9 +95,8 @@ def run(arguments: list[str]) -> int:
 
     # What the model asks itself comes last: whatever is wrong with other sources is known before.
     shares = options.shares or [1.0] * len(options.prompts)
-    order = sorted(range(len(shares)), key=lambda place: options.prompts[place] == QUESTIONS)
-    sources = [(options.prompts[place], source(options.prompts[place])) for place in order]
-    shares = [shares[place] for place in order]
+    wanted = sorted(zip(options.prompts, shares), key=lambda pair: pair[0] == QUESTIONS)
+    sources, shares = [(name, source(name)) for name, _ in wanted], [share for _, share in wanted]
     batches = draw_batches(sources, shares, options.batch_size, options.texts, options.seed)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with Report(options.texts) as report:
