@@ -8,7 +8,7 @@
 
 Every repetition generates N new tokens with each decoder and prefix in turn. Seconds per decoding token are those from
 the first token to the last over N - 1, which leaves the prefill out, medians over repetitions; whole-call figures keep
-it in.
+it in. `ratios` in the JSON are those of single repetitions.
 `cost` is a rule's time per token over that of front commits at the same K, `over_one` the speed relative to K = 1.
 `bare` is what the machine allows: a cached forward of the backbone over 1 position and one projection, divided by the
 same over K positions. `same text` says of `verified` whether it wrote what K = 1 did. In bf16 that takes `--attention
@@ -290,6 +290,9 @@ def measure(dtype: str, batch: int, args, advance) -> list[dict]:
             comparable = name.endswith("verified") and (prefix, "K=1") in texts
             row["same_text"] = torch.equal(texts[prefix, name], texts[prefix, "K=1"]) if comparable else None
             row["seconds_of_calls"], row["seconds_of_tokens"] = whole, each
+            # What else the machine does comes and goes: how much it may matter.
+            times = zip(seconds[prefix, "greedy"][1], seconds[prefix, name][1])
+            row["ratios"] = [statistics.mean(greedys) / statistics.mean(own) for greedys, own in times]
             rows.append(row)
     return rows
 

@@ -4,6 +4,8 @@
 import torch
 import torch.nn.functional as F
 
+REMEMBERED = 64  # shapes of trees, and masks of theirs
+
 
 class Committed:
     """
@@ -108,22 +110,26 @@ class Committed:
             result = torch.where(here.view(-1, *[1] * (values.dim() - 1)), values, result)
         return result
 
-    def advance(self, slots: int, counts: list[int], vectors: list[torch.Tensor], exact: int = 0) -> None:
+    def advance(
+        self, slots: int, counts: list[int], vectors: list[torch.Tensor], fed_right: list[list[int]] | None = None
+    ) -> None:
         """After a pass over [pending ; slots]: forget the slots, take in what each row committed.
 
         Args:
             slots: how many were fed. counts: tokens committed per row in this step.
             vectors: (batch, d) per committed place, of which row r takes the first counts[r].
-            exact: how many of the first slots were fed as exact embeddings of drafts. Whatever was committed by
-                agreeing with its draft is cached already; so of n tokens, the first n - 1 of those.
+            fed_right: per row, which slots were fed as exact embeddings of what was then committed first, at most
+                counts[r] - 1. They are cached already.
         """
         own, longest = self.vectors.shape[1], max(counts)
         if longest == 0:
             # Nothing moved: the same vectors are fed again, because z^_1 is read from the last of them.
             self.forget(slots)
             return
-        cached = [min(max(count - 1, 0), 0 if self.cache is None else exact) for count in counts]
+        ways = [[] for _ in counts] if fed_right is None or self.cache is None else fed_right
+        cached = [len(way) for way in ways]
         kept, self.in_step = max(cached), self.in_step and min(counts) == longest
+        keep_first(self.cache, slots, ways)
         roll_back(self.cache, slots - kept)
         if self.cache is not None and (self._barred() or min(counts) < longest):
             self.cache_mask = self._columns_after(kept, cached, counts)
@@ -176,23 +182,33 @@ class Committed:
         def allowed(own):
             places = torch.arange(own + 2 * slots, device=self.ids.device)
             copied = places >= own + slots
-            return (places <= places[:, None]) & (~copied[:, None] | copied), ~copied[:, None]
+            return ((places <= places[:, None]) & (~copied[:, None] | copied))[None], ~copied[:, None]
 
         return self._float_mask("guidance", (slots,), 2 * slots, allowed)
 
-    def branches_mask(self, drafts: int, slots: int) -> torch.Tensor:
-        """Mask of [cache ; pending ; drafts ; branch 0 .. branch n] with n = `drafts` and `slots` per branch: branch i
-        sees the first i drafts and itself."""
+    def branches_mask(self, parents: tuple[tuple[int, ...], ...], slots: int) -> torch.Tensor:
+        """Mask of [cache ; pending ; drafts ; branches], `slots` to each branch: a draft sees those before it and
+        itself, the branch behind it what it sees and the branch itself.
+
+        Args:
+            parents: per row, or once for all, the draft before each, counted from 1; 0 where there is none, which has
+                a branch too.
+        """
+        drafts = len(parents[0])
 
         def allowed(own):
+            seen = torch.tensor([ancestors(row) for row in parents], dtype=torch.bool, device=self.ids.device)
+            seen = seen.view(len(parents), drafts + 1, drafts)
             branch = torch.arange(drafts + 1, device=self.ids.device).repeat_interleave(slots)
             exact = own + drafts
             allowed = torch.ones(2 * [exact + len(branch)], dtype=torch.bool, device=self.ids.device).tril()
-            allowed[exact:, own:exact] = torch.arange(1, drafts + 1, device=self.ids.device) <= branch[:, None]
-            allowed[exact:, exact:] &= branch == branch[:, None]
+            allowed = allowed.repeat(len(parents), 1, 1)
+            allowed[:, own:exact, own:exact] = seen[:, 1:]
+            allowed[:, exact:, own:exact] = seen[:, branch]
+            allowed[:, exact:, exact:] &= branch == branch[:, None]
             return allowed, None
 
-        return self._float_mask("branches", (drafts, slots), drafts + (drafts + 1) * slots, allowed)
+        return self._float_mask("branches", (parents, slots), drafts + (drafts + 1) * slots, allowed)
 
     def _float_mask(self, kind: str, sizes: tuple, slots: int, allowed_of) -> torch.Tensor:
         """Float additive mask (batch, 1, n, columns) of a pass over n = pending vectors + slots.
@@ -200,12 +216,13 @@ class Committed:
         Args:
             kind, sizes: what `allowed_of` depends on, besides how many vectors are pending.
             slots: how many positions of the pass are slots.
-            allowed_of: own -> which positions of the pass see which, (n, n), and which of them see the cache, (n, 1);
-                None for all of them.
+            allowed_of: own -> which positions of the pass see which, (batch or 1, n, n), and which of them see the
+                cache, (n, 1); None for all of them.
         """
         own = self.vectors.shape[1]
         if (kind, own, sizes) not in self._allowed:
-            if self.cache is None:  # then all that is committed is fed again, and no pass recurs
+            # Without a cache all that is committed is fed again, and no pass recurs; trees of drafts are many.
+            if self.cache is None or len(self._allowed) == REMEMBERED:
                 self._allowed.clear()
             allowed, history = allowed_of(own)
             self._allowed[kind, own, sizes] = allowed, history, self._additive(allowed)
@@ -213,13 +230,13 @@ class Committed:
         visible, past = self.attention_mask(slots), self._past()
         static = self.cache is not None and self.cache.is_compileable
         if visible is None and history is None and not static:  # as most passes
-            return F.pad(additive, (past, 0))[None, None]
-        whole = F.pad(allowed, (past, 0), value=True)[None]
+            return F.pad(additive, (past, 0))[:, None]
+        whole = F.pad(allowed, (past, 0), value=True)
         if history is not None:
             whole[..., :past] &= history
         if visible is not None:
             # Positions in padding would see nothing; they may see themselves, since nothing reads them.
-            columns = torch.arange(past + len(allowed), device=whole.device)
+            columns = torch.arange(whole.shape[-1], device=whole.device)
             itself = columns == columns[past:, None]
             whole = (whole & visible[:, None]) | itself
         if static:
@@ -278,3 +295,28 @@ def roll_back(cache, count: int) -> None:
             layer.cumulative_length.sub_(count)  # in place: a compiled graph holds its address
     else:
         cache.crop(-count)
+
+
+def keep_first(cache, count: int, ways: list[list[int]]) -> None:
+    """Of the last `count` positions, bring those of each row's way to their beginning, in order."""
+    longest = max(map(len, ways))
+    if cache is None or all(way == list(range(len(way))) for way in ways):
+        return
+    start = int(cache.get_seq_length()) - count
+    index = start + torch.tensor([way + list(range(len(way), longest)) for way in ways])
+    for layer in cache.layers:
+        for states in (layer.keys, layer.values):  # (batch, heads, length, dim)
+            places = index.to(states.device)[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[-1])
+            states[:, :, start : start + longest] = states.gather(2, places)
+
+
+def ancestors(parents: tuple[int, ...]) -> list[list[bool]]:
+    """Which drafts, counted from 0, come before each and are it; first of all of none.
+
+    Args:
+        parents: of each, counted from 1; 0 for none.
+    """
+    found = [[False] * len(parents)]
+    for place, parent in enumerate(parents):
+        found.append([*found[parent][:place], True, *found[parent][place + 1 :]])
+    return found

@@ -62,7 +62,7 @@ def decode(
             taking = [True] * len(start) if tail.lockstep else rows.tolist()
             if not any(taking):
                 break
-            logits = tail.logits[:, slot].to(noise.dtype)
+            logits = tail.logits_of(slot).to(noise.dtype)
             scores = committed.by_length(lambda ids, logits=logits: processor(ids, logits.clone()), taking)
             tokens = ending.fill(scores.argmax(dim=-1))
             committed.write(tokens, taking)
@@ -74,7 +74,7 @@ def decode(
         counts = [now - then for now, then in zip(committed.counts, start)]
         record.step(network.outputs, tail, start, counts)
         # 4. committed slots become exact embeddings, the tail moves up, embryos enter
-        committed.advance(fed.vectors.shape[1], counts, vectors, fed.exact)
+        committed.advance(fed.vectors.shape[1], counts, vectors, tail.fed_right(counts))
         tail.move_up(counts, committed)
         stream.put(committed, tail, ending.running)
     ending.close(committed)

@@ -2,6 +2,10 @@
 """How many drafts are worth their positions, and where they come from besides the tail: `commit="verified"` in plain
 numbers."""
 
+from .drafts_tokmat import LOOKUP, TAIL, DraftTree
+
+AGREED = "agreed"
+
 
 class Chances:
     """
@@ -15,6 +19,14 @@ class Chances:
 
     def __init__(self, places: int, first: float):
         self.chances, self.seen = [first] * places, [self.FIRST_SEEN] * places
+
+    def of_all(self, length: int) -> list[float]:
+        """That the drafts at the first places come true, each with those before it."""
+        found, chance = [], 1.0
+        for place in range(length):
+            chance *= self.chance(place)
+            found.append(chance)
+        return found
 
     def chance(self, place: int) -> float:
         """That the draft at a place comes true; until one was seen there, as at the place before it."""
@@ -36,14 +48,14 @@ class Chances:
 
 class DraftBudget:
     """
-    Learns how often drafts come true, and tells how many promise most tokens per time.
+    Learns how often drafts come true, and tells which promise most tokens per time.
 
-    n drafts with n slots behind every number of them that may come true cost n + (n + 1) n positions. At first, and
-    now and then when none was worth it, single drafts are tried all the same; where positions cost so much that even
-    perfect drafts would not pay, never.
+    n drafts with n slots behind each of them, and behind none, cost n + (n + 1) n positions. At first, and now and
+    then when none was worth it, single drafts are tried all the same; where positions cost so much that even perfect
+    drafts would not pay, never. Which drafts are fed, each step decides by their chances.
 
     Args:
-        longest: how many drafts of the tail there may be at most.
+        longest: how far the tail may draft at most.
         rows: of the batch; each costs its own positions, and each step is as many chances to learn.
         wide: whether a forward is one of 32-bit weights or wider over a single position.
         foreseeing: whether the tail was trained to know what comes next.
@@ -51,12 +63,13 @@ class DraftBudget:
         accelerated: whether an accelerator runs the passes.
     """
 
-    LONGEST, LONGEST_LOOKUP = 4, 10
+    LONGEST, LONGEST_LOOKUP, MOST = 4, 10, 24  # slots, tokens of a repeated n-gram, drafts in all
+    WAYS, FEW_WAYS, CHEAP = 8, 4, 0.01  # of going on that are followed from slot to slot, by the price of a position
     FIRST_CHANCE, FORESEEING_CHANCE, LOOKUP_CHANCE = 0.2, 0.6, 0.4  # before any draft was seen
     TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
-    # In forwards over one position: 6M and 135M parameters, vocabulary and all, on a CPU with AVX512 and bf16. A
-    # position of 135M costs twice this there; drafts priced so are fewer, and no faster.
-    POSITION_COST = 0.0125  # of one more position per row
+    # In forwards over one position. The price of a position is what text of 6M and 135M parameters was written
+    # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there.
+    POSITION_COST = 0.03  # of one more position per row
     ACCELERATED_POSITION_COST = 0.0005  # the same on an accelerator, whose time goes to launches
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
@@ -65,6 +78,7 @@ class DraftBudget:
     def __init__(self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False):
         self.rows, wide = rows, wide and rows == 1
         self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else self.POSITION_COST) * rows
+        self.ways = self.WAYS if self.position_cost < self.CHEAP else self.FEW_WAYS
         self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
         self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
         worth_it = self.positions(1) * self.position_cost + self.fixed_cost < 1  # as a single draft gains one token
@@ -90,14 +104,13 @@ class DraftBudget:
     @classmethod
     def most_positions(cls, tail_length: int, lookup: int) -> int:
         """The most that a pass may feed."""
-        drafts = max(cls.most(tail_length), lookup)
+        drafts = cls.MOST if tail_length > 1 else min(lookup, cls.MOST)
         return drafts + (drafts + 1) * cls.most(tail_length)
 
     def best_length(self) -> int:
         """How many drafts of the tail promise most tokens per time."""
-        best, most, tokens, chance = 0, 1.0, 1.0, 1.0
-        for length in range(1, self.longest + 1):
-            chance *= self.tail.chance(length - 1)
+        best, most, tokens = 0, 1.0, 1.0
+        for length, chance in enumerate(self.tail.of_all(self.longest), start=1):
             tokens += chance
             gain = tokens / (1 + self.fixed_cost + self.position_cost * self.positions(length))
             if gain > most:
@@ -108,35 +121,50 @@ class DraftBudget:
         """How many drafts of the tail this step should look for; none while it rests."""
         return 0 if self.rest else self.best_length()
 
-    def choose(self, tail: list[int], found: list[int]) -> tuple[str, list[int]]:
-        """Which drafts a row is given: those of the tail, or what followed the same tokens before.
+    def choose(self, tail: DraftTree, found: list[int], room: int) -> DraftTree:
+        """The drafts that a row is given: the likeliest ones, as long as one more promises more tokens per time.
 
-        Returns:
-            "tail", "agreed" or "lookup", and the drafts.
+        Args:
+            tail: what the tail foresees. found: what followed the same tokens before, as [`PromptLookup`] has it.
+            room: how many drafts may come true, one after another.
         """
-        arm = "agreed" if tail and found and tail[0] == found[0] else "lookup"
-        chances = self.agreed if arm == "agreed" else self.lookup
-        if arm == "lookup" and tail and found and chances.chance(0) <= self.tail.chance(0):
-            return "tail", tail
-        length, chance, price = 0, 1.0, self.position_cost * (1 + self.length())
-        for place in range(min(len(found), self.longest_lookup)):
-            chance *= chances.chance(place)
-            if chance < price:
+        found = found[: self.longest_lookup]
+        if found:
+            arm = AGREED if tail.child(0, found[0]) == 1 else LOOKUP
+            chances = self.agreed if arm == AGREED else self.lookup
+            tail = tail.with_chain(found, chances.of_all(len(found)), arm)
+        slots, chosen = self.length(), []
+        each, first = self.position_cost * (1 + slots), self.fixed_cost
+        tokens, cost = 1.0, 1 + self.position_cost * slots
+        if slots:  # branches are fed without any draft too
+            first, cost = 0.0, cost + self.fixed_cost
+        for place in sorted(range(1, len(tail) + 1), key=lambda place: -tail.drafts[place - 1].chance):
+            chance, more = tail.drafts[place - 1].chance, each + (0 if chosen else first)
+            trying = self.tries > 0 and not chosen
+            if len(chosen) == self.MOST or (chance * cost < tokens * more and not trying):
                 break
-            length += 1
-        better = length > 0 and (bool(tail) or chances.chance(0) > self.fixed_cost + price)
-        return (arm, found[:length]) if better else ("tail", tail)
+            if tail.depths[place - 1] <= room:
+                chosen.append(place)
+                tokens, cost = tokens + chance, cost + more
+        return tail.kept(chosen)
 
-    def learn(self, arms: list[str], drafts: list[int], counts: list[int]) -> None:
+    def learn(self, trees: list[DraftTree], walks: list[list[int]]) -> None:
         """After a step, of the rows that still run.
 
         Args:
-            arms: where the drafts of each came from. drafts: how many they were. counts: tokens committed, at least 1.
+            trees: the drafts of each. walks: those of them that came true, one after another, counted from 1.
         """
-        for arm, chances in (("tail", self.tail), ("agreed", self.agreed), ("lookup", self.lookup)):
-            rows = [row for row, name in enumerate(arms) if name == arm]
-            chances.learn([drafts[row] for row in rows], [counts[row] for row in rows])
-        drafted = any(drafts)
+        given, true = [], []
+        for tree, walk in zip(trees, walks):
+            of_tail = [draft.source == TAIL for draft in tree.drafts]
+            given.append(max((depth for depth, own in zip(tree.depths, of_tail) if own), default=0))
+            true.append(1 + sum(of_tail[place - 1] for place in walk))
+        self.tail.learn(given, true)
+        for arm, chances in ((AGREED, self.agreed), (LOOKUP, self.lookup)):
+            rows = [(tree.looked_up(), walk) for tree, walk in zip(trees, walks) if tree.arm == arm and tree.found]
+            given = [len(places) for places, _ in rows]
+            chances.learn(given, [1 + len(set(places) & set(walk)) for places, walk in rows])
+        drafted = any(map(len, trees))
         if drafted and self.tries:
             self.tries -= 1
         if self.rest:
@@ -146,7 +174,7 @@ class DraftBudget:
         elif self.best_length() == 0:
             self.rest = self.next_rest
             self.next_rest = min(2 * self.next_rest, self.LONGEST_REST * self.rows)
-        elif drafted and max(counts, default=0) > 1:
+        elif drafted and any(walks):
             self.next_rest = self.FIRST_REST * self.rows
 
 

@@ -149,8 +149,9 @@ class PretrainedVocabulary(Vocabulary):
         return F.embedding(ids, _whole(self.output))
 
     def scores_among(self, vectors: torch.Tensor, ids: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """The implied logits of some tokens alone: vectors (..., d), ids (..., n) and their keys -> (..., n)."""
-        scores = (keys @ vectors.to(keys.dtype)[..., None])[..., 0] * self.scale
+        """The implied logits of some tokens alone: vectors (..., m, d), ids (..., 1, n) and their keys (..., n, d)
+        -> (..., m, n)."""
+        scores = vectors.to(keys.dtype) @ keys.transpose(-1, -2) * self.scale
         return scores if self.bias is None else scores + self.bias[ids]
 
     def scores(self, vectors: torch.Tensor) -> torch.Tensor:

@@ -69,17 +69,18 @@ def test_rows_out_of_step_hold_what_they_committed(cached, padding, drafting):
                 counts = torch.randint(0 if step and not drafting else 1, 4, (len(now),), generator=generator).tolist()
                 if len(set(counts)) == 3 and step % 2:
                     counts = [counts[0]] * len(counts)  # in step now and then
-                # Drafts that come true are the very vectors that are committed.
+                # Drafts that come true are the very vectors that are committed, wherever they were fed.
+                ways = []
                 for row, length in enumerate(now):
-                    true = max(counts[row] - 1, 0)
-                    for place in range(min(drafts, true)):
-                        slots[row, place] = vector(row, torch.tensor(length + place))
+                    true = min(drafts, max(counts[row] - 1, 0))
+                    ways.append(sorted(torch.randperm(5, generator=generator)[:true].tolist()))
+                    slots[row, ways[row]] = vector(row, length + torch.arange(true))
                 feed(committed, slots)
                 vectors = []
                 for place in range(max(counts)):
                     places = torch.tensor([length + place for length in now])
                     vectors.append(torch.stack([vector(row, places[row]) for row in range(len(now))]))
-                committed.advance(5, counts, vectors, exact=drafts)
+                committed.advance(5, counts, vectors, ways)
                 now = [length + count for length, count in zip(now, counts, strict=True)]
                 check(committed, now)
                 if drafting and cached:  # whatever agreed with its draft is not fed again
@@ -140,7 +141,7 @@ def test_the_copy_of_the_tail_sees_itself_alone():
 
 def test_branches_see_their_drafts_and_themselves():
     committed = make([1])
-    assert visible(committed.branches_mask(2, 1))[0].tolist() == [
+    assert visible(committed.branches_mask(((0, 1),), 1))[0].tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
@@ -150,11 +151,26 @@ def test_branches_see_their_drafts_and_themselves():
     ]
 
 
+def test_drafts_of_a_tree_see_those_before_them_alone():
+    committed = make([1, 1])
+    trees = visible(committed.branches_mask(((0, 1, 0), (0, 0, 2)), 1))
+    assert trees[0, :, 1:4].tolist() == [
+        [0, 0, 0],
+        *([1, 0, 0], [1, 1, 0], [0, 0, 1]),  # the drafts
+        *([0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]),  # the branches behind none and each
+    ]
+    assert trees[1, 1:4, 1:4].tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert torch.equal(trees[:, 4:, 4:], torch.eye(4, dtype=torch.int).expand(2, 4, 4))
+
+
 def test_masks_bar_the_padding_and_show_the_cache():
     committed = make([3, 1])
     feed(committed, torch.zeros(2, 4, DIM))
     committed.advance(4, [1, 1], [torch.zeros(2, DIM)])
-    assert visible(committed.branches_mask(1, 1))[:, -1].tolist() == [[1, 1, 1, 1, 1, 0, 1], [0, 0, 1, 1, 1, 0, 1]]
+    assert visible(committed.branches_mask(((0,),), 1))[:, -1].tolist() == [
+        [1, 1, 1, 1, 1, 0, 1],
+        [0, 0, 1, 1, 1, 0, 1],
+    ]
     guided = visible(committed.guidance_mask(1))
     assert guided[:, -1].tolist() == [[0, 0, 0, 0, 0, 1]] * 2
     assert guided[:, 1].tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]]

@@ -8,6 +8,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from modeling_tokmat import generation_tokmat
 from modeling_tokmat.draft_budget_tokmat import DraftBudget
+from modeling_tokmat.drafts_tokmat import DraftTree
 from modeling_tokmat.maturation_tokmat import tail_maturities
 from modeling_tokmat.verified_tokmat import VerifiedTail
 from modeling_tokmat.vocabulary_tokmat import EXPECTED_OVER
@@ -141,12 +142,12 @@ def test_a_row_that_has_ended_is_shown_beside_rows_that_commit_several(make_mode
 
     class Knowing(VerifiedTail):
         def propose(self, ahead, logits, committed):
-            drafts = super().propose(ahead, logits, committed)
-            for row in range(len(drafts)):
-                start = committed.length(row)
-                known = expected[row, start : start + drafts.shape[1]]
-                drafts[row, : len(known)] = known
-            return drafts
+            trees = super().propose(ahead, logits, committed)
+            starts = [committed.length(row) for row in range(len(trees))]
+            return [
+                DraftTree.chain(row[start : start + tree.depth].tolist())
+                for row, start, tree in zip(expected, starts, trees)
+            ]
 
     monkeypatch.setitem(generation_tokmat.TAILS, "verified", Knowing)
     output = model.generate(prompt, commit="verified", output_maturation=True, eos_token_id=eos, **run)

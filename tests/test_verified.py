@@ -8,6 +8,7 @@ from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
 
 from modeling_tokmat import generation_tokmat
 from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget
+from modeling_tokmat.drafts_tokmat import Draft, DraftTree
 from modeling_tokmat.maturation_tokmat import tail_maturities
 from modeling_tokmat.verified_tokmat import VerifiedTail
 
@@ -123,17 +124,19 @@ def test_verified_spends_positions_only_where_they_are_cheap(make_model, prompt,
 
 
 def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeypatch):
-    """What one pass finds behind each number of drafts equals passes over one branch alone."""
+    """What one pass finds behind each draft of a tree equals passes over one way and its branch alone."""
     model = make_model(double=True)
     generator = torch.Generator().manual_seed(1)
-    drafts = torch.randint(2, 97, (3, 2), generator=generator)
-    tail = torch.randn(3, 5, 32, generator=generator).double()
+    tokens = torch.randint(2, 97, (3, 3), generator=generator).tolist()
+    parents = [(0, 1, 2), (0, 0, 1), (0, 1)]  # of each row's drafts; the last row has one less
+    trees = [DraftTree(Draft(*draft, 1.0) for draft in zip(ids, shape)) for ids, shape in zip(tokens, parents)]
+    tail = torch.randn(3, 6, 32, generator=generator).double()
     seen = {}
 
     class Watched(VerifiedTail):
         def feed(self, committed):
             if self.steps == 1:
-                self.drafts, self.vectors[:, :5] = drafts, tail
+                self.trees, self.vectors[:, :6] = trees, tail
                 self.budget.tail.chances, self.budget.tail.seen = [1.0, 1.0, 0.0, 0.0], [100] * 4
                 self.budget.position_cost, self.budget.rest = 0.0, 0
                 seen["ids"] = committed.ids[:, : committed.length(0)].clone()
@@ -148,17 +151,50 @@ def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeyp
     model.generate(prompt, max_new_tokens=20, tail_length=4, commit="verified", eos_token_id=None)
     settings = {name: getattr(model.generation_config, name) for name in ("schedule", "alpha_max")}
     told = tail_maturities(4, **settings)[1:]
-    for count in range(3):
-        committed = model.embed_tokens(torch.cat([seen["ids"], drafts[:, :count]], dim=1))
-        vectors = torch.cat([committed, tail[:, count : count + 2]], dim=1)
-        maturity = torch.ones(1, vectors.shape[1])
-        maturity[0, -2:] = told[:2]
-        lengths = torch.ones(1, vectors.shape[1], dtype=torch.long)
-        lengths[0, -2:] = 4
-        alone = model(inputs_embeds=vectors, maturity=maturity, tail_length=lengths).predicted_embeds
-        place = 3 + 2 * count
-        torch.testing.assert_close(seen["predicted"][:, place : place + 2], alone[:, -2:])
-        torch.testing.assert_close(seen["predicted"][:, count], alone[:, -3])
+    for row, tree in enumerate(trees):
+        for draft in range(len(tree) + 1):
+            way, before = [], draft
+            while before:
+                way.insert(0, tree.tokens[before - 1])
+                before = tree.parents[before - 1]
+            committed = model.embed_tokens(torch.cat([seen["ids"][row], torch.tensor(way, dtype=torch.long)])[None])
+            vectors = torch.cat([committed, tail[row : row + 1, len(way) : len(way) + 2]], dim=1)
+            maturity = torch.ones(1, vectors.shape[1])
+            maturity[0, -2:] = told[:2]
+            lengths = torch.ones(1, vectors.shape[1], dtype=torch.long)
+            lengths[0, -2:] = 4
+            alone = model(inputs_embeds=vectors, maturity=maturity, tail_length=lengths).predicted_embeds[0]
+            place = 4 + 2 * draft
+            torch.testing.assert_close(seen["predicted"][row, place : place + 2], alone[-2:])
+            torch.testing.assert_close(seen["predicted"][row, draft], alone[-3])
+
+
+@pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_way_that_comes_true_is_kept_wherever_it_was_fed(make_model, prompt, monkeypatch, cache, rows):
+    """Trees in which decoys are fed before, between and behind what comes true, another one for each row."""
+    model, prompt = make_model(double=True), prompt[:rows].clone()
+    mask = torch.ones_like(prompt)
+    mask[1:, :4] = 0
+    run = {"attention_mask": mask, "max_new_tokens": 20, "eos_token_id": None, **cache}
+    expected = model.generate(prompt, tail_length=1, alpha_max=1.0, **run)
+
+    class Knowing(VerifiedTail):
+        def propose(self, ahead, logits, committed):
+            trees = []
+            for row, ids in enumerate(expected.tolist()):
+                true, drafts, parent = ids[committed.length(row) :][: min(3, committed.remaining - 1)], [], 0
+                for place, token in enumerate(true):
+                    decoys = [Draft((token + 1 + n) % 97, parent, 0.1) for n in range((row + place) % 3)]
+                    drafts += [*decoys, Draft(token, parent, 0.9)]
+                    parent = len(drafts)
+                trees.append(DraftTree(drafts))
+            return trees
+
+    monkeypatch.setitem(generation_tokmat.TAILS, "verified", Knowing)
+    output = model.generate(prompt, tail_length=6, commit="verified", return_dict_in_generate=True, **run)
+    assert torch.equal(output.sequences, expected)
+    assert output.num_forwards == 1 + 5  # the prompt with one token, then four tokens a pass
 
 
 def test_rows_without_any_draft_are_answered(make_model):

@@ -18,7 +18,7 @@ class Feed(NamedTuple):
 
     Args:
         vectors: (batch, slots, d). positions: (batch, slots). conditions: of pending vectors and slots.
-        mask: of the whole pass. exact: how many of the first slots are exact embeddings of drafts.
+        mask: of the whole pass.
         usual: whether most passes have this shape, so that compiling it pays.
     """
 
@@ -26,7 +26,6 @@ class Feed(NamedTuple):
     positions: torch.Tensor
     conditions: tuple
     mask: torch.Tensor | None
-    exact: int = 0
     usual: bool = False
 
 
@@ -229,6 +228,14 @@ class Tail:
             rows: those that still run and committed the slot before it, as `tokens` (None at slot 0); both (batch,).
         """
         return torch.ones_like(rows)  # also those that have ended, so that all stay in step
+
+    def logits_of(self, slot: int) -> torch.Tensor:
+        """What the slot of this index is committed by, once rows accept it, (batch, V)."""
+        return self.logits[:, slot]
+
+    def fed_right(self, counts: list[int]) -> list[list[int]]:
+        """Per row, which of the vectors that were fed are what was committed then, in order."""
+        return [[] for _ in counts]
 
     # -- 4. move up ---------------------------------------------------------------------------------------------------
 
