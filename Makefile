@@ -17,7 +17,7 @@ TRAIN_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 MALLOC_TOP_
 
 help:
 	@echo "make demo       watch a small trained model write stories (ARGS=--train: then fine-tune it, demo-model/)"
-	@echo "make stories TEXTS=folder   that model and its autoregressive twin, from plain texts (ten hours; runs/stories)"
+	@echo "make stories TEXTS=folder   that model and its autoregressive twin, from plain texts (eleven hours; runs/stories)"
 	@echo "make smollm2    a pretrained model to try things on: SmolLM2-135M-Instruct (models/, 0.6 GB)"
 	@echo "make judge      a model of another family to judge texts by: Gemma 3 270M, under Gemma's own terms (models/, 1.1 GB)"
 	@echo "make smollm2-tail TEXTS=folder   its tail, from plain texts (hours; checkpoints/smollm2-135m-instruct-tail)"

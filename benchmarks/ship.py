@@ -17,7 +17,8 @@ from trainer.checkpoints import load_model, load_tokenizer, save_whole
 
 
 def ship(source: str, folder: Path) -> None:
-    model = load_model(source, dtype=torch.bfloat16).eval()
+    # All of it: a tail's adapters are read into float32 whatever they were saved in.
+    model = load_model(source).to(torch.bfloat16).eval()
     tokenizer = load_tokenizer(source)
     # Training rows begin with bos; so shall prompts.
     bos = tokenizer.bos_token

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import average
 import pytest
+import ship
 import torch
+import widen_tail
+from safetensors.torch import load_file
 
-from trainer.checkpoints import load_model
+from trainer.checkpoints import load_model, load_tokenizer
 from trainer.conversion import from_autoregressive
 from trainer.models import make_baseline
 from trainer.recipes import SOURCE_TAIL
@@ -174,3 +177,27 @@ def test_average_keeps_what_the_first_has_alone(folder, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="is no model of the shape of"):
         average.average(str(tmp_path / "other"), str(folder / "tail"), tmp_path / "no", 0.5)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_wider_tail_does_as_yet_what_it_did_and_ships_in_half_precision(folder, tmp_path):
+    narrow = load_model(str(folder / "tail"))
+    for name, weight in narrow.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    wide = widen_tail.widened(narrow, 5)
+    assert wide.config.tail_adapter_rank == 5 and narrow.config.tail_adapter_rank == 2
+    ids, maturity = torch.arange(2, 14)[None], torch.full((1, 12), 0.4)
+    given = {"input_ids": ids, "maturity": maturity, "tail_length": 4}
+    with torch.no_grad():
+        predicted = narrow(**given).predicted_embeds
+        torch.testing.assert_close(wide(**given).predicted_embeds, predicted)
+        assert not torch.allclose(narrow(ids).predicted_embeds, predicted)
+    for rank in (2, 1):
+        with pytest.raises(ValueError, match=f"rank is {rank}; allowed: more than the model's own, 2"):
+            widen_tail.widened(narrow, rank)
+    wide.save_pretrained(tmp_path / "wide")
+    load_tokenizer(str(folder / "tail")).save_pretrained(tmp_path / "wide")
+    ship.ship(str(tmp_path / "wide"), tmp_path / "shipped")
+    saved = load_file(tmp_path / "shipped" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    assert load_model(str(tmp_path / "shipped")).dtype == torch.float32
