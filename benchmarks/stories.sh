@@ -15,7 +15,7 @@
 # 3 own      what the model writes by itself; tail: adapters, which act in the tail alone, learn to foresee it, once
 #            beside middle and then on beside front; longer-tail, longest-tail: the same for longer, on two and three times
 #            the texts; wide-tail, widest-tail: on eight times as many that differ; roomy-tail: with adapters of three times the
-#            rank
+#            rank, of which narrow keeps what matters most
 # 4 judge    of another seed, and judge-long, the same for longer: to compare texts by
 set -euo pipefail
 texts=$1 out=$2
@@ -103,11 +103,12 @@ tail longest-tail longer-tail 2400 8e-4 2 own2.jsonl own3.jsonl own4.jsonl own5.
 write front own8.jsonl --prompt-tokens 8 12 16 24 32 48 --texts "$(steps 52480)" --seed 51
 ROWS=96 tail wide-tail longest-tail 100 1.5e-3 3 own8.jsonl
 tail widest-tail wide-tail 1500 1e-3 4 own8.jsonl
-[ -f "$out/roomy/config.json" ] || python benchmarks/widen_tail.py "$out/widest-tail" "$out/roomy" 48
+[ -f "$out/roomy/config.json" ] || python benchmarks/tail_rank.py "$out/widest-tail" "$out/roomy" 48
 tail roomy-tail roomy 2000 1e-3 5 own8.jsonl
+[ -f "$out/narrow/config.json" ] || python benchmarks/tail_rank.py "$out/roomy-tail" "$out/narrow" 24
 train judge --objective ar "${text[@]}" --backbone "${BACKBONE:-small}" --tokenizer "$out/ar" --seed 1 \
     --max-steps "$(steps 400)" --learning-rate 2e-3
 train judge-long --objective ar "${text[@]}" --model "$out/judge" --max-steps "$(steps 1620)" --learning-rate 1e-3 --seed 5
-python benchmarks/ship.py "$out/roomy-tail" "$out/tokmat-stories"
+python benchmarks/ship.py "$out/narrow" "$out/tokmat-stories"
 python benchmarks/ship.py "$out/twin-long" "$out/ar-stories"
 echo "The models are $out/tokmat-stories and $out/ar-stories."

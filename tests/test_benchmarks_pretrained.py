@@ -10,8 +10,8 @@ from pathlib import Path
 import average
 import pytest
 import ship
+import tail_rank
 import torch
-import widen_tail
 from safetensors.torch import load_file
 
 from trainer.checkpoints import load_model, load_tokenizer
@@ -179,12 +179,12 @@ def test_average_keeps_what_the_first_has_alone(folder, tokenizer, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_a_wider_tail_does_as_yet_what_it_did_and_ships_in_half_precision(folder, tmp_path):
+def test_a_tail_of_another_rank_does_what_it_did_and_ships_in_half_precision(folder, tmp_path):
     narrow = load_model(str(folder / "tail"))
     for name, weight in narrow.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.3)
-    wide = widen_tail.widened(narrow, 5)
+    wide = tail_rank.with_rank(narrow, 5)
     assert wide.config.tail_adapter_rank == 5 and narrow.config.tail_adapter_rank == 2
     ids, maturity = torch.arange(2, 14)[None], torch.full((1, 12), 0.4)
     given = {"input_ids": ids, "maturity": maturity, "tail_length": 4}
@@ -192,9 +192,14 @@ def test_a_wider_tail_does_as_yet_what_it_did_and_ships_in_half_precision(folder
         predicted = narrow(**given).predicted_embeds
         torch.testing.assert_close(wide(**given).predicted_embeds, predicted)
         assert not torch.allclose(narrow(ids).predicted_embeds, predicted)
-    for rank in (2, 1):
-        with pytest.raises(ValueError, match=f"rank is {rank}; allowed: more than the model's own, 2"):
-            widen_tail.widened(narrow, rank)
+        torch.testing.assert_close(tail_rank.with_rank(wide, 2)(**given).predicted_embeds, predicted)
+    a, b = torch.randn(6, 30), torch.randn(20, 6)
+    nearest = [low @ high for high, low in (tail_rank.narrowed(a, b, rank) for rank in (3, 6))]
+    lost = torch.linalg.svdvals(b @ a)[3:6].square().sum().sqrt()
+    torch.testing.assert_close((nearest[0] - b @ a).norm(), lost)
+    torch.testing.assert_close(nearest[1], b @ a)
+    with pytest.raises(ValueError, match="rank is 0, of a model with 2; allowed: both at least 1"):
+        tail_rank.with_rank(narrow, 0)
     wide.save_pretrained(tmp_path / "wide")
     load_tokenizer(str(folder / "tail")).save_pretrained(tmp_path / "wide")
     ship.ship(str(tmp_path / "wide"), tmp_path / "shipped")
