@@ -57,7 +57,7 @@ class VerifiedTail(Tail):
     @property
     def most_drafts(self) -> int:
         """Of the tail alone: without a successor head it says one thing only."""
-        return self.budget.longest if self.model.successor is None else self.budget.MOST
+        return self.budget.longest if self.model.successor is None else self.budget.at_once
 
     @property
     def candidates(self) -> int:

@@ -84,6 +84,13 @@ def test_drafts_are_taken_by_their_chance_as_long_as_one_more_pays():
     assert len(budget.choose(many, [], room=9)) == DraftBudget.MOST
 
 
+def test_batches_on_an_accelerator_are_given_fewer_drafts_each():
+    most = [DraftBudget(4, rows=rows, accelerated=True).at_once for rows in (1, 4, 8, 16, 64)]
+    assert most == [24, 24, 12, 6, 4]
+    likely = tree_of(*[(token, 0, 0.9) for token in range(50)])
+    assert len(DraftBudget(4, rows=8, accelerated=True).choose(likely, [], room=9)) == 12
+
+
 def test_what_is_tried_is_given_whatever_its_chance():
     budget = DraftBudget(2)
     assert budget.tries and budget.choose(tree_of((5, 0, 0.0), (6, 1, 0.0)), [], room=9).tokens == [5]

@@ -6,7 +6,7 @@ import torch
 from conftest import BACKBONES
 from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
 
-from modeling_tokmat import generation_tokmat
+from modeling_tokmat import generation_tokmat, verified_tokmat
 from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget
 from modeling_tokmat.drafts_tokmat import Draft, DraftTree
 from modeling_tokmat.maturation_tokmat import tail_maturities
@@ -48,11 +48,12 @@ def test_verified_text_is_the_reference_text(make_model, backbone, tail_length, 
 @pytest.mark.parametrize(
     "backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
-def test_compiled_passes_of_drafts_give_the_same_text(make_converted, prompt, monkeypatch, backend):
+@pytest.mark.parametrize("head", [True, False])
+def test_compiled_passes_of_drafts_give_the_same_text(make_converted, prompt, monkeypatch, backend, head):
     """What transformers compiles on accelerators; here without a compiler, or through the C++ compiler."""
     for name in [name for name in vars(DraftBudget) if name.endswith("_COST")]:
         monkeypatch.setattr(DraftBudget, name, 0.0)  # so passes have one shape, but for the first and the last ones
-    model, prompt = make_converted().double(), prompt[:1]
+    model, prompt = make_converted(successor_head=head).double(), prompt[:1]
     settings = {"max_new_tokens": 24, "eos_token_id": None, "commit": "verified", "tail_length": 8}
     expected = model.generate(prompt, tail_length=1, alpha_max=1.0, max_new_tokens=24, eos_token_id=None)
     compiling = CompileConfig(backend=backend, fullgraph=True, mode="default")
@@ -62,6 +63,21 @@ def test_compiled_passes_of_drafts_give_the_same_text(make_converted, prompt, mo
     settings |= {"cache_implementation": "static", "compile_config": compiling}
     assert torch.equal(model.generate(prompt, **settings), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize(("rows", "drafts"), [(1, 24), (3, 24), (16, 6)])
+def test_passes_on_an_accelerator_are_as_wide_as_pays(make_converted, monkeypatch, rows, drafts, head):
+    """Whatever the trees are, so that one shape can be compiled: fewer drafts where there are more rows."""
+    monkeypatch.setattr(verified_tokmat, "accelerated", lambda device: True)
+    model = make_converted(successor_head=head).double()
+    prompt = torch.randint(2, 97, (rows, 9), generator=torch.Generator().manual_seed(1))
+    settings = {"max_new_tokens": 20, "eos_token_id": None}
+    expected = model.generate(prompt, tail_length=1, alpha_max=1.0, **settings)
+    fed = count_fed(model)
+    assert torch.equal(model.generate(prompt, tail_length=8, commit="verified", **settings), expected)
+    drafts = drafts if head else DraftBudget.LONGEST  # without a head each slot says one thing
+    assert max(fed) == 1 + drafts + (drafts + 1) * 4
 
 
 def test_verified_commits_several_tokens_where_the_tail_is_right(make_model):

@@ -71,6 +71,7 @@ class DraftBudget:
     # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there.
     POSITION_COST = 0.03  # of one more position per row
     ACCELERATED_POSITION_COST = 0.0005  # the same on an accelerator, whose time goes to launches
+    WIDEST = 0.25  # what a pass there may cost more, being always as wide: one shape can be compiled
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
     ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # more than that where adapters act
@@ -78,6 +79,9 @@ class DraftBudget:
     def __init__(self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False):
         self.rows, wide = rows, wide and rows == 1
         self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else self.POSITION_COST) * rows
+        self.at_once = self.MOST
+        if accelerated and self.position_cost:
+            self.at_once = max(longest, min(self.MOST, int(self.WIDEST / (self.position_cost * (1 + longest)))))
         self.ways = self.WAYS if self.position_cost < self.CHEAP else self.FEW_WAYS
         self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
         self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
@@ -141,7 +145,7 @@ class DraftBudget:
         for place in sorted(range(1, len(tail) + 1), key=lambda place: -tail.drafts[place - 1].chance):
             chance, more = tail.drafts[place - 1].chance, each + (0 if chosen else first)
             trying = self.tries > 0 and not chosen
-            if len(chosen) == self.MOST or (chance * cost < tokens * more and not trying):
+            if len(chosen) == self.at_once or (chance * cost < tokens * more and not trying):
                 break
             if tail.depths[place - 1] <= room:
                 chosen.append(place)
