@@ -233,9 +233,9 @@ class Tail:
         """What the slot of this index is committed by, once rows accept it, (batch, V)."""
         return self.logits[:, slot]
 
-    def fed_right(self, counts: list[int]) -> list[list[int]]:
+    def fed_right(self) -> list[list[int]]:
         """Per row, which of the vectors that were fed are what was committed then, in order."""
-        return [[] for _ in counts]
+        return [[] for _ in range(self.batch_size)]
 
     # -- 4. move up ---------------------------------------------------------------------------------------------------
 

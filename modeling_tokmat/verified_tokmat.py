@@ -71,13 +71,17 @@ class VerifiedTail(Tail):
         self.slots = slots = self.within(self.budget.length(), committed.remaining - 2)  # of each branch
         tokens, parents, places = self._shape_of_trees()
         exact = self.vocabulary.embed(tokens)
-        branches = self._behind(self.vectors, 0).to(exact.dtype)
+        branches = self._behind(0).to(exact.dtype)
         usual = own == 1 and slots == self.budget.longest
+        # A row of drafts without branches is text like any other, and needs no mask of its own.
+        plain = drafts == 0 or (slots == 0 and all(tree.depth == len(tree) for tree in self.trees))
         return Feed(
             torch.cat([exact, branches], dim=1),
             committed.positions_after(places),
             self._conditions_of(own, drafts, slots, committed.cache is not None),
-            committed.branches_mask(parents, slots) if drafts else committed.attention_mask(slots),
+            committed.attention_mask(drafts + slots)
+            if plain or not drafts
+            else committed.branches_mask(parents, slots),
             usual=usual and drafts == self.most_drafts,
         )
 
@@ -99,12 +103,12 @@ class VerifiedTail(Tail):
         places, self._index = self._shapes[parents, self.slots]
         return tokens.view(self.batch_size, self.drafts).to(self.device), parents, places
 
-    def _behind(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
+    def _behind(self, count: int) -> torch.Tensor:
         """The tail's vectors that all branches hold, `count` places further on, (batch, (drafts + 1) * slots, d)."""
         index = self._index + count
         if len(index) == 1:
-            return vectors[:, index[0]]
-        return vectors.gather(1, index[..., None].expand(-1, -1, vectors.shape[-1]))
+            return self.vectors[:, index[0]]
+        return self.vectors.gather(1, index[..., None].expand(-1, -1, self.vectors.shape[-1]))
 
     def _conditions_of(self, own: int, drafts: int, slots: int, recurs: bool):
         if (own, drafts, slots) not in self._conditions:
@@ -123,7 +127,7 @@ class VerifiedTail(Tail):
         self.walks = [[0] for _ in self.trees]
         self.predicted, ahead = predicted[:, :exact], predicted[:, exact:]
         if self.vocabulary.one_space:
-            ahead = update_tail(self._behind(self.vectors, 1), ahead, self.eta[1 : slots + 1].repeat(exact))
+            ahead = update_tail(self._behind(1), ahead, self.eta[1 : slots + 1].repeat(exact))
             predicted = torch.cat([self.predicted, ahead], dim=1)
         together = predicted.shape[1] <= AT_ONCE
         logits = self.vocabulary.scores(predicted if together else self.predicted)
@@ -145,22 +149,22 @@ class VerifiedTail(Tail):
         return torch.tensor(found, device=self.device)
 
     def logits_of(self, slot):
-        return self._of_rows(self.logits, [walk[min(slot, len(walk) - 1)] for walk in self.walks])
+        return self._where_walks_end(self.logits)
 
-    def _of_rows(self, values: torch.Tensor, places: list[int]) -> torch.Tensor:
-        """values[r, places[r]] of every row r."""
+    def _where_walks_end(self, values: torch.Tensor) -> torch.Tensor:
+        """Of every row what belongs to the draft that came true last: (batch, 1 + drafts, ...) -> (batch, ...)."""
+        places = [walk[-1] for walk in self.walks]
         if self.batch_size == 1:
             return values[:, places[0]]
         return values[torch.arange(self.batch_size, device=self.device), torch.tensor(places, device=self.device)]
 
-    def fed_right(self, counts):
-        return [[draft - 1 for draft in walk[1:count]] for walk, count in zip(self.walks, counts)]
+    def fed_right(self):
+        return [[draft - 1 for draft in walk[1:]] for walk in self.walks]
 
     def move_up(self, counts, committed):
         super().move_up(counts, committed)
-        last = [walk[-1] for walk in self.walks]
-        ahead = self._of_rows(self.ahead, last)
-        logits = self.vocabulary.scores(ahead) if self.ahead_logits is None else self._of_rows(self.ahead_logits, last)
+        ahead, known = self._where_walks_end(self.ahead), self.ahead_logits
+        logits = self.vocabulary.scores(ahead) if known is None else self._where_walks_end(known)
         running = [row for row, count in enumerate(counts) if count > 0]
         walks = [self.walks[row][1:] for row in running]
         self.budget.learn([self.trees[row] for row in running], walks)
@@ -233,7 +237,7 @@ class VerifiedTail(Tail):
             torch.tensor(places, device=self.device),
             torch.arange(self.batch_size, device=self.device)[:, None],
         )
-        ahead = self._of_rows(self.ahead, [walk[-1] for walk in self.walks])
+        ahead = self._where_walks_end(self.ahead)
         before, after = self.vectors[:, :width], torch.cat([self.predicted, ahead], dim=1)
         queries = after[rows, place]
         if not self.vocabulary.one_space:

@@ -223,6 +223,21 @@ def test_rows_without_any_draft_are_answered(make_model):
         assert torch.equal(found, model.generate(ids, commit="verified", **asked))
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_repeated_n_gram_alone_needs_no_mask_of_its_own(make_model, rows):
+    """So that attention which takes none, such as flash attention, may check it."""
+    model, masks = make_model(double=True), []
+    model.backbone.register_forward_pre_hook(
+        lambda module, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
+    )
+    prompt = torch.arange(2, 7).repeat(3)[None].repeat(rows, 1)
+    run = {"max_new_tokens": 12, "eos_token_id": None, "tail_length": 1, "return_dict_in_generate": True}
+    expected = model.generate(prompt, alpha_max=1.0, **run).sequences
+    output = model.generate(prompt, commit="verified", prompt_lookup_num_tokens=5, **run)
+    assert torch.equal(output.sequences, expected)
+    assert all(mask is None or mask.dim() == 2 for mask in masks)
+
+
 def test_a_streamer_is_shown_what_the_tail_looked_for_alone(make_model, prompt):
     class Recorder:
         def __init__(self):

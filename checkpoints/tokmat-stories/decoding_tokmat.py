@@ -74,7 +74,7 @@ def decode(
         counts = [now - then for now, then in zip(committed.counts, start)]
         record.step(network.outputs, tail, start, counts)
         # 4. committed slots become exact embeddings, the tail moves up, embryos enter
-        committed.advance(fed.vectors.shape[1], counts, vectors, tail.fed_right(counts))
+        committed.advance(fed.vectors.shape[1], counts, vectors, tail.fed_right())
         tail.move_up(counts, committed)
         stream.put(committed, tail, ending.running)
     ending.close(committed)
