@@ -7,7 +7,7 @@ from conftest import BACKBONES
 from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
 
 from modeling_tokmat import generation_tokmat, verified_tokmat
-from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget
+from modeling_tokmat.draft_budget_tokmat import Chances, DraftBudget, PromptLookup
 from modeling_tokmat.drafts_tokmat import Draft, DraftTree
 from modeling_tokmat.maturation_tokmat import tail_maturities
 from modeling_tokmat.verified_tokmat import VerifiedTail
@@ -224,18 +224,21 @@ def test_rows_without_any_draft_are_answered(make_model):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_repeated_n_gram_alone_needs_no_mask_of_its_own(make_model, rows):
+def test_a_repeated_n_gram_alone_needs_no_mask_of_its_own(make_model, monkeypatch, rows):
     """So that attention which takes none, such as flash attention, may check it."""
+    monkeypatch.setattr(PromptLookup, "propose", lambda self, ids: [3, 4, 5])
+    for name in [name for name in vars(DraftBudget) if name.endswith("_COST")]:
+        monkeypatch.setattr(DraftBudget, name, 0.0)
     model, masks = make_model(double=True), []
     model.backbone.register_forward_pre_hook(
         lambda module, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
     )
     prompt = torch.arange(2, 7).repeat(3)[None].repeat(rows, 1)
     run = {"max_new_tokens": 12, "eos_token_id": None, "tail_length": 1, "return_dict_in_generate": True}
-    expected = model.generate(prompt, alpha_max=1.0, **run).sequences
+    expected, fed = model.generate(prompt, alpha_max=1.0, **run).sequences, count_fed(model)
     output = model.generate(prompt, commit="verified", prompt_lookup_num_tokens=5, **run)
     assert torch.equal(output.sequences, expected)
-    assert all(mask is None or mask.dim() == 2 for mask in masks)
+    assert all(mask is None or mask.dim() == 2 for mask in masks) and max(fed[1:]) == 4  # one committed, three drafts
 
 
 def test_a_streamer_is_shown_what_the_tail_looked_for_alone(make_model, prompt):
