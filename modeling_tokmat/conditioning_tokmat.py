@@ -21,6 +21,16 @@ class Conditions(NamedTuple):
     beta: torch.Tensor | None = None
     gate: Gate | None = None
 
+    def at(self, committed: int, slots: torch.Tensor) -> "Conditions":
+        """From those of one committed position and slots 1, 2, ... behind it: of `committed` positions and then
+        `slots`, counted from 0, (batch or 1, n)."""
+        if slots.shape[1] == 0 and self.gate is not None:
+            return Conditions()
+        gate = None if self.gate is None else self.gate._replace(start=committed)
+        index = slots if gate is not None else F.pad(slots + 1, (committed, 0))
+        shift, gamma, beta = (None if told is None else told[0, index] for told in self[:3])
+        return Conditions(shift, gamma, beta, gate)
+
     def apply(self, vectors: torch.Tensor) -> torch.Tensor:
         """h = (1 + gamma) * (z + shift) + beta, (batch, length, d); z itself, to the bit, where the gate is shut."""
         shift, gamma, beta = self.shift, self.gamma, self.beta

@@ -46,13 +46,33 @@ class Chances:
                 self.chances[place] = before + (true - before) * len(reached) / self.seen[place]
 
 
+class Rate:
+    """Tokens per time lately, in forwards over one position; 1 at first, as of text without drafts."""
+
+    MEMORY = 32  # passes
+
+    def __init__(self):
+        self.tokens, self.time = self.MEMORY / 4, self.MEMORY / 4
+
+    @property
+    def value(self) -> float:
+        return self.tokens / self.time
+
+    def learn(self, tokens: float, time: float) -> None:
+        kept = 1 - 1 / self.MEMORY
+        self.tokens, self.time = kept * self.tokens + tokens, kept * self.time + time
+
+
 class DraftBudget:
     """
-    Learns how often drafts come true, and tells which promise most tokens per time.
+    Learns how often drafts come true, and tells which of them, and which slots behind them, promise most tokens per
+    time.
 
-    n drafts with n slots behind each of them, and behind none, cost n + (n + 1) n positions. At first, and now and
-    then when none was worth it, single drafts are tried all the same; where positions cost so much that even perfect
-    drafts would not pay, never. Which drafts are fed, each step decides by their chances.
+    A draft is worth the chance that it is committed. A slot behind it is worth the chance that the text goes on from
+    just there, times the chance that what the slot finds is committed at the next step. Both are fed where that is
+    more than their positions would bring at the present rate of tokens per time, which is another one where a
+    repeated n-gram drafts. At first, and now and then when no slot was worth it, they are tried all the same; where
+    positions cost so much that even perfect drafts would not pay, never.
 
     Args:
         longest: how far the tail may draft at most.
@@ -60,7 +80,8 @@ class DraftBudget:
         wide: whether a forward is one of 32-bit weights or wider over a single position.
         foreseeing: whether the tail was trained to know what comes next.
         adapted: whether adapters act in the tail, whose small products cost time of their own.
-        accelerated: whether an accelerator runs the passes.
+        accelerated: whether an accelerator runs the passes, which then are always as wide, so that one shape can be
+            compiled: every branch has all slots.
     """
 
     LONGEST, LONGEST_LOOKUP, MOST = 4, 10, 24  # slots, tokens of a repeated n-gram, drafts in all
@@ -71,39 +92,40 @@ class DraftBudget:
     # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there.
     POSITION_COST = 0.03  # of one more position per row
     ACCELERATED_POSITION_COST = 0.0005  # the same on an accelerator, whose time goes to launches
-    WIDEST = 0.25  # what a pass there may cost more, being always as wide: one shape can be compiled
+    WIDEST = 0.25  # what a pass there may cost more
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
-    ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # more than that where adapters act
+    ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # of slots where adapters act
 
     def __init__(self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False):
-        self.rows, wide = rows, wide and rows == 1
+        self.rows, self.uniform, wide = rows, accelerated, wide and rows == 1
         self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else self.POSITION_COST) * rows
         self.at_once = self.MOST
         if accelerated and self.position_cost:
             self.at_once = max(longest, min(self.MOST, int(self.WIDEST / (self.position_cost * (1 + longest)))))
         self.ways = self.WAYS if self.position_cost < self.CHEAP else self.FEW_WAYS
-        self.fixed_cost = self.WIDE_COST if wide else self.DRAFT_COST
-        self.fixed_cost += adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
-        worth_it = self.positions(1) * self.position_cost + self.fixed_cost < 1  # as a single draft gains one token
+        self.draft_cost = self.WIDE_COST if wide else self.DRAFT_COST
+        self.slots_cost = adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
+        # A single draft gains one token. With it two slots are fed.
+        worth_it = 3 * self.position_cost + self.draft_cost + self.slots_cost < 1
         self.longest = longest if worth_it else 0
         self.longest_lookup = self.LONGEST_LOOKUP if worth_it else 0
-        self.tail = Chances(self.longest, self.FORESEEING_CHANCE if foreseeing else self.FIRST_CHANCE)
+        first = self.FORESEEING_CHANCE if foreseeing else self.FIRST_CHANCE
+        self.tail = Chances(self.longest, first)
+        # Of the tokens that the tail finds beyond those that a repeated n-gram finds as well.
+        self.beside = Chances(self.longest, self.FIRST_CHANCE)
         # A repeated n-gram is believed more where the tail agrees on what follows first.
         self.agreed = Chances(self.longest_lookup, self.FORESEEING_CHANCE)
         self.lookup = Chances(self.longest_lookup, self.LOOKUP_CHANCE)
+        self.rates = {False: Rate(), True: Rate()}  # by whether a repeated n-gram drafts
+        self.truth = Rate()  # drafts of the tail that came true, by how many its successor head promised
         self.tries, self.rest = self.TRIES if self.longest else 0, 0
         self.next_rest = self.FIRST_REST * rows
 
     @classmethod
     def most(cls, tail_length: int) -> int:
-        """How many drafts a tail can give."""
+        """How many drafts in a row a tail can give."""
         return min(tail_length - 1, cls.LONGEST)
-
-    @staticmethod
-    def positions(length: int) -> int:
-        """What `length` drafts and a branch as long behind each number of them feed."""
-        return length + (length + 1) * length
 
     @classmethod
     def most_positions(cls, tail_length: int, lookup: int) -> int:
@@ -111,22 +133,30 @@ class DraftBudget:
         drafts = cls.MOST if tail_length > 1 else min(lookup, cls.MOST)
         return drafts + (drafts + 1) * cls.most(tail_length)
 
-    def best_length(self) -> int:
-        """How many drafts of the tail promise most tokens per time."""
-        best, most, tokens = 0, 1.0, 1.0
-        for length, chance in enumerate(self.tail.of_all(self.longest), start=1):
-            tokens += chance
-            gain = tokens / (1 + self.fixed_cost + self.position_cost * self.positions(length))
-            if gain > most:
-                best, most = length, gain
-        return max(best, 1) if self.tries else best
+    def branch(self, chance: float, rate: float, true_of: list[float], trying: bool = False) -> tuple[int, float]:
+        """How many slots a branch is given that the text goes on from with this chance, and what they are worth, in
+        tokens above their price; `true_of` each slot the chance that what it finds is committed."""
+        price, slots, worth = rate * self.position_cost, 0, 0.0
+        for true in true_of:
+            more = chance * (true - price) - price  # what it finds is a draft, which has its price too
+            if more <= 0 and not self.uniform and not (trying and slots == 0):
+                break
+            slots, worth = slots + 1, worth + more
+        return slots, worth
 
-    def length(self) -> int:
-        """How many drafts of the tail this step should look for; none while it rests."""
-        return 0 if self.rest else self.best_length()
+    def believed(self, chance: float) -> float:
+        """The chance of a draft, by what the successor head says of it, and by what came true of what it said."""
+        return min(chance * self.truth.value, 1.0)
+
+    def pays(self) -> bool:
+        """Whether slots are worth their price where nothing else drafts, and text comes no slower than without."""
+        rate = self.rates[False].value
+        return rate >= 1 and self.branch(1.0, rate, self.tail.of_all(self.longest))[1] > rate * (
+            self.draft_cost + self.slots_cost
+        )
 
     def choose(self, tail: DraftTree, found: list[int], room: int) -> DraftTree:
-        """The drafts that a row is given: the likeliest ones, as long as one more promises more tokens per time.
+        """The drafts that a row is given, and the slots behind each of them and behind none.
 
         Args:
             tail: what the tail foresees. found: what followed the same tokens before, as [`PromptLookup`] has it.
@@ -137,20 +167,41 @@ class DraftBudget:
             arm = AGREED if tail.child(0, found[0]) == 1 else LOOKUP
             chances = self.agreed if arm == AGREED else self.lookup
             tail = tail.with_chain(found, chances.of_all(len(found)), arm)
-        slots, chosen = self.length(), []
-        each, first = self.position_cost * (1 + slots), self.fixed_cost
-        tokens, cost = 1.0, 1 + self.position_cost * slots
-        if slots:  # branches are fed without any draft too
-            first, cost = 0.0, cost + self.fixed_cost
-        for place in sorted(range(1, len(tail) + 1), key=lambda place: -tail.drafts[place - 1].chance):
-            chance, more = tail.drafts[place - 1].chance, each + (0 if chosen else first)
-            trying = self.tries > 0 and not chosen
-            if len(chosen) == self.at_once or (chance * cost < tokens * more and not trying):
-                break
-            if tail.depths[place - 1] <= room:
-                chosen.append(place)
-                tokens, cost = tokens + chance, cost + more
+        rate, (chosen, worth) = self.rates[bool(found)].value, self._chosen(tail, bool(found), room, slots=False)
+        if self.longest and not self.rest:
+            with_slots, more = self._chosen(tail, bool(found), room, slots=True)
+            if more - rate * (self.draft_cost + self.slots_cost) > worth or self.tries or self.uniform:
+                return tail.kept(with_slots)
         return tail.kept(chosen)
+
+    def _chosen(self, tail: DraftTree, found: bool, room: int, slots: bool) -> tuple[dict[int, int], float]:
+        """Slots by draft, 0 for none, and what all that is worth, in tokens above its price, at the best."""
+        rate, trying = self.rates[found].value, slots and self.tries > 0
+        price = rate * self.position_cost
+        # Behind what a repeated n-gram proposed, it will most likely propose again.
+        usual, beside, looked_up = self.tail.of_all(self.longest), self.beside.of_all(self.longest), tail.looked_up()
+
+        def branch(place, chance, trying=False):
+            true_of = beside if place in looked_up else usual
+            return self.branch(max(chance, 0.0), rate, true_of, trying) if slots else (0, 0.0)
+
+        ends = {0: 1.0}  # the chance that the text goes on from there
+        worth = branch(0, 1.0, trying)[1] if slots else -rate * self.draft_cost
+        for place in sorted(range(1, len(tail) + 1), key=lambda place: -tail.drafts[place - 1].chance):
+            _, parent, chance, _ = tail.drafts[place - 1]
+            if tail.depths[place - 1] > room:
+                continue
+            left = ends[parent] - chance
+            more = (
+                chance - price + branch(place, chance)[1] + branch(parent, left)[1] - branch(parent, ends[parent])[1]
+            )
+            if len(ends) > self.at_once or (more <= 0 and not (trying and len(ends) == 1)):
+                break
+            ends[parent], ends[place] = left, chance
+            worth += more
+        if worth <= 0 and not slots:
+            ends, worth = {0: 1.0}, 0.0
+        return {place: branch(place, chance, trying)[0] for place, chance in ends.items()}, worth
 
     def learn(self, trees: list[DraftTree], walks: list[list[int]]) -> None:
         """After a step, of the rows that still run.
@@ -158,16 +209,19 @@ class DraftBudget:
         Args:
             trees: the drafts of each. walks: those of them that came true, one after another, counted from 1.
         """
-        given, true = [], []
         for tree, walk in zip(trees, walks):
-            of_tail = [draft.source == TAIL for draft in tree.drafts]
-            given.append(max((depth for depth, own in zip(tree.depths, of_tail) if own), default=0))
-            true.append(1 + sum(of_tail[place - 1] for place in walk))
-        self.tail.learn(given, true)
-        for arm, chances in ((AGREED, self.agreed), (LOOKUP, self.lookup)):
-            rows = [(tree.looked_up(), walk) for tree, walk in zip(trees, walks) if tree.arm == arm and tree.found]
-            given = [len(places) for places, _ in rows]
-            chances.learn(given, [1 + len(set(places) & set(walk)) for places, walk in rows])
+            own = max((depth for depth, draft in zip(tree.depths, tree.drafts) if draft.source == TAIL), default=0)
+            if tree.found:
+                places = tree.looked_up()
+                true = len(set(places) & set(walk))
+                (self.agreed if tree.arm == AGREED else self.lookup).learn([len(places)], [1 + true])
+                self.beside.learn([own], [1 + len(walk) - true])
+            else:
+                self.tail.learn([own], [1 + len(walk)])
+                self.truth.learn(len(walk), sum(draft.chance for draft in tree.drafts) / self.truth.value)
+            fed, slots = len(tree) + sum(tree.slots), any(tree.slots)
+            time = 1 + fed * self.position_cost + (fed > 0) * self.draft_cost + slots * self.slots_cost
+            self.rates[bool(tree.found)].learn(1 + len(walk), time)
         drafted = any(map(len, trees))
         if drafted and self.tries:
             self.tries -= 1
@@ -175,8 +229,8 @@ class DraftBudget:
             self.rest -= 1
             if self.rest == 0 and self.longest:
                 self.tries = self.TRIES
-        elif self.best_length() == 0:
-            self.rest = self.next_rest
+        elif self.tries == 0 and not self.pays():
+            self.rest, self.rates[False] = self.next_rest, Rate()
             self.next_rest = min(2 * self.next_rest, self.LONGEST_REST * self.rows)
         elif drafted and any(walks):
             self.next_rest = self.FIRST_REST * self.rows

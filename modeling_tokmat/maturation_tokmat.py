@@ -97,9 +97,9 @@ def update_tail(
 
     Args:
         tail, predicted: z~ and z^, shape (batch, slots, d).
-        rates: eta, shape (slots,).
+        rates: eta, shape (slots,) or (batch, slots).
     """
-    predicted, rates = predicted.to(tail.dtype), rates.to(tail.dtype)[:, None]
+    predicted, rates = predicted.to(tail.dtype), rates.to(tail.dtype)[..., None]
     if direction_rate is None:
         return torch.lerp(tail, predicted, rates)
     old_norm, new_norm = tail.norm(dim=-1, keepdim=True), predicted.norm(dim=-1, keepdim=True)

@@ -141,7 +141,7 @@ def test_the_copy_of_the_tail_sees_itself_alone():
 
 def test_branches_see_their_drafts_and_themselves():
     committed = make([1])
-    assert visible(committed.branches_mask(((0, 1),), 1))[0].tolist() == [
+    assert visible(committed.branches_mask(((0, 1),), ((0, 1, 2),)))[0].tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
@@ -153,7 +153,7 @@ def test_branches_see_their_drafts_and_themselves():
 
 def test_drafts_of_a_tree_see_those_before_them_alone():
     committed = make([1, 1])
-    trees = visible(committed.branches_mask(((0, 1, 0), (0, 0, 2)), 1))
+    trees = visible(committed.branches_mask(((0, 1, 0), (0, 0, 2)), ((0, 1, 2, 3),) * 2))
     assert trees[0, :, 1:4].tolist() == [
         [0, 0, 0],
         *([1, 0, 0], [1, 1, 0], [0, 0, 1]),  # the drafts
@@ -167,7 +167,7 @@ def test_masks_bar_the_padding_and_show_the_cache():
     committed = make([3, 1])
     feed(committed, torch.zeros(2, 4, DIM))
     committed.advance(4, [1, 1], [torch.zeros(2, DIM)])
-    assert visible(committed.branches_mask(((0,),), 1))[:, -1].tolist() == [
+    assert visible(committed.branches_mask(((0,),), ((0, 1),)))[:, -1].tolist() == [
         [1, 1, 1, 1, 1, 0, 1],
         [0, 0, 1, 1, 1, 0, 1],
     ]

@@ -10,10 +10,15 @@ from modeling_tokmat.drafts_tokmat import LOOKUP, TAIL, Draft, DraftTree
 def after(budget: DraftBudget, steps: int, come_true: int, arm: str = TAIL, drafts: int | None = None) -> DraftBudget:
     """A budget after steps in which the first `come_true` of its drafts were right."""
     for _ in range(steps):
-        tokens = list(range(budget.length() if drafts is None else drafts))
+        tokens = list(range(slots_of(budget) if drafts is None else drafts))
         tree = DraftTree.chain(tokens) if arm == TAIL else DraftTree().with_chain(tokens, [1.0] * len(tokens), arm)
         budget.learn([tree], [[place + 1 for place in tokens[:come_true]]])
     return budget
+
+
+def slots_of(budget: DraftBudget) -> int:
+    """How many slots it asks for where there is no draft."""
+    return budget.choose(DraftTree(), [], room=9).slots[0]
 
 
 def tree_of(*drafts: tuple[int, int, float]) -> DraftTree:
@@ -35,15 +40,15 @@ def test_a_chance_is_learnt_and_believed_of_the_next_place_until_seen():
 
 def test_more_drafts_where_they_come_true_and_none_where_they_do_not():
     good, bad = DraftBudget(4), DraftBudget(4)
-    assert after(good, 60, come_true=4).length() == 4
+    assert slots_of(after(good, 60, come_true=4)) == 4
     after(bad, 5, come_true=0)
-    assert bad.length() == 0 and bad.rest >= DraftBudget.FIRST_REST - 1
+    assert slots_of(bad) == 0 and bad.rest >= DraftBudget.FIRST_REST - 1
 
 
 def test_rests_grow_and_tries_come_back():
     budget, lengths = DraftBudget(3), []
     for _ in range(200):
-        lengths.append(budget.length())
+        lengths.append(slots_of(budget))
         budget.learn([DraftTree.chain(range(lengths[-1]))], [[]])
     rests = [len(run) for run in "".join("." if length else "r" for length in lengths).split(".") if run]
     assert rests[0] >= DraftBudget.FIRST_REST and rests[1] > rests[0]
@@ -52,19 +57,18 @@ def test_rests_grow_and_tries_come_back():
 
 
 def test_a_tail_that_was_trained_to_look_ahead_begins_with_more():
-    assert DraftBudget(4, foreseeing=True).length() > DraftBudget(4).length() == 1
+    assert slots_of(DraftBudget(4, foreseeing=True)) > slots_of(DraftBudget(4)) == 1
 
 
 def test_where_positions_cost_too_much_nothing_is_drafted():
     rows = int(1 / DraftBudget.POSITION_COST)
     budget = DraftBudget(4, rows=rows)
-    assert budget.longest == 0 and budget.length() == 0
+    assert budget.longest == 0 and slots_of(budget) == 0
     assert len(budget.choose(DraftTree(), [3, 4], 9)) == 0
     assert DraftBudget(4, rows=rows, accelerated=True).longest == 4
 
 
-def test_positions_are_what_a_pass_feeds():
-    assert [DraftBudget.positions(n) for n in range(4)] == [0, 3, 8, 15]
+def test_a_pass_never_feeds_more_than_its_cache_was_made_for():
     assert DraftBudget.most_positions(8, 0) == DraftBudget.most_positions(8, 10) == 24 + 25 * 4
     assert DraftBudget.most_positions(1, 10) == 10 and DraftBudget.most_positions(1, 0) == 0
     assert DraftBudget.most(2) == 1 and DraftBudget.most(64) == DraftBudget.LONGEST
@@ -76,12 +80,61 @@ def test_drafts_are_taken_by_their_chance_as_long_as_one_more_pays():
     chosen = budget.choose(likely, [], room=9)
     assert chosen.tokens == [5, 7, 6] and chosen.parents == (0, 1, 0)  # the likeliest way in one piece
     assert budget.choose(likely, [], room=1).tokens == [5, 6]
-    budget.position_cost = 0.2
+    budget.position_cost = 0.4
     assert budget.choose(likely, [], room=9).tokens == [5, 7]
     budget.position_cost = 0.0
     assert len(budget.choose(likely, [], room=9)) == 5
     many = tree_of(*[(token, 0, 0.03) for token in range(50)])
     assert len(budget.choose(many, [], room=9)) == DraftBudget.MOST
+
+
+def test_slots_stand_where_the_text_may_go_on_from():
+    """Most behind what is likely to be the last draft that comes true, none behind what is not."""
+    budget = DraftBudget(4, foreseeing=True)
+    budget.tries = 0
+    chosen = budget.choose(tree_of((5, 0, 0.95), (6, 1, 0.9), (7, 2, 0.5)), [], room=9)
+    assert chosen.tokens == [5, 6, 7]
+    none, first, second, third = chosen.slots  # the text goes on behind them with 0.05, 0.05, 0.4 and 0.5
+    assert none == first < second <= third == 4
+    kept = chosen.kept({0: 1, 1: 2, 2: 3})
+    assert kept.tokens == [5, 6] and kept.slots == (1, 2, 3)
+
+
+def test_a_slot_is_fed_as_long_as_what_it_finds_is_worth_two_positions():
+    """Its own, and that of the draft which it finds: at chances 0.5, 0.25, ... and a price of 0.1 a slot more is
+    worth 0.5 - 0.2, 0.25 - 0.2, 0.125 - 0.2."""
+    budget = DraftBudget(4)
+    budget.position_cost = 0.1
+    assert budget.branch(1.0, 1.0, [0.5, 0.25, 0.125, 0.06]) == (2, pytest.approx(0.35))
+    assert budget.branch(0.2, 1.0, [0.5, 0.25, 0.125, 0.06]) == (0, 0.0)
+    assert budget.branch(1.0, 3.0, [0.5, 0.25, 0.125, 0.06]) == (0, 0.0)  # where text comes faster, time is dearer
+    budget.uniform = True
+    assert budget.branch(0.2, 1.0, [0.5, 0.25])[0] == 2
+
+
+def test_behind_a_repetition_slots_must_find_what_it_does_not():
+    budget = DraftBudget(4, foreseeing=True)
+    budget.tries = 0
+    before = budget.choose(DraftTree(), [5, 6, 7], room=9)
+    assert before.slots[0] > 0
+    repeating = DraftTree().with_chain([5, 6, 7], [0.9, 0.8, 0.7], LOOKUP)
+    for _ in range(100):  # the tail says nothing beyond it
+        budget.learn([repeating], [[1, 2, 3]])
+        budget.beside.learn([4], [1])
+    after = budget.choose(DraftTree(), [5, 6, 7], room=9)
+    assert after.tokens == [5, 6, 7] and not any(after.slots)
+    assert slots_of(budget) > 0  # where nothing repeats
+
+
+def test_what_the_head_says_is_believed_as_far_as_it_comes_true():
+    budget = DraftBudget(4, foreseeing=True)
+    assert budget.believed(0.8) == 0.8
+    for _ in range(300):
+        budget.learn([tree_of((5, 0, budget.believed(0.8)))], [[1] if _ % 2 else []])
+    assert budget.believed(0.8) == pytest.approx(0.5, abs=0.03)
+    for _ in range(300):
+        budget.learn([tree_of((5, 0, budget.believed(0.8)))], [[1]])
+    assert budget.believed(0.8) == pytest.approx(1.0, abs=0.03) and budget.believed(0.9) == 1.0
 
 
 def test_batches_on_an_accelerator_are_given_fewer_drafts_each():
@@ -122,8 +175,12 @@ def test_each_source_is_credited_with_its_own_drafts():
     assert tree.tokens == [5, 6, 9, 8] and tree.parents == (0, 1, 1, 3) and tree.depths == [1, 2, 2, 3]
     for _ in range(200):
         budget.learn([tree], [[1, 3]])
-    assert budget.tail.chance(0) > 0.9 and budget.tail.chance(1) < 0.1
     assert budget.agreed.chance(1) > 0.9 and budget.agreed.chance(2) < 0.1
+    assert budget.beside.chance(0) < 0.1  # the tail found nothing that was not found without it
+    for _ in range(200):
+        budget.learn([tree], [[1, 2]])
+    assert budget.beside.chance(0) > 0.9 and budget.agreed.chance(1) < 0.1
+    assert budget.tail.chance(0) == DraftBudget.FIRST_CHANCE  # where nothing repeats it was not asked
 
 
 def test_a_repeated_n_gram_proposes_what_followed_it():
@@ -152,19 +209,10 @@ def test_a_lookup_that_reads_step_by_step_finds_what_one_that_reads_at_once_does
         assert found == PromptLookup(length).propose(text[:end])
 
 
-@pytest.mark.parametrize(
-    ("position_cost", "chances", "best"),
-    [
-        (0.0, [0.9, 0.9, 0.9], 3),
-        (0.01, [0.9, 0.9, 0.9], 3),
-        (0.1, [0.9, 0.9, 0.9], 2),  # 1.9 / 1.4, 2.71 / 1.9 and 3.44 / 2.6
-        (0.01, [0.9, 0.01, 0.01], 1),
-        (0.01, [0.05, 0.9, 0.9], 0),
-        (1.0, [1.0, 1.0, 1.0], 0),
-    ],
-)
-def test_the_best_length_has_most_tokens_per_time(position_cost, chances, best):
-    budget = DraftBudget(3)
-    budget.tries, budget.position_cost = 0, position_cost
-    budget.tail.chances, budget.tail.seen = chances, [100] * 3
-    assert budget.best_length() == best
+def test_a_tail_that_makes_text_slower_rests():
+    """Its drafts come true now and then, but what they cost is more."""
+    budget = DraftBudget(4, wide=True, adapted=True)
+    for step in range(60):
+        tree = budget.choose(tree_of((5, 0, 0.3)), [], room=9)
+        budget.learn([tree], [[1] if len(tree) and step % 4 == 0 else []])
+    assert budget.rest > 0 and slots_of(budget) == 0

@@ -143,11 +143,11 @@ def test_a_row_that_has_ended_is_shown_beside_rows_that_commit_several(make_mode
     class Knowing(VerifiedTail):
         def propose(self, ahead, logits, committed):
             trees = super().propose(ahead, logits, committed)
-            starts = [committed.length(row) for row in range(len(trees))]
-            return [
-                DraftTree.chain(row[start : start + tree.depth].tolist())
-                for row, start, tree in zip(expected, starts, trees)
-            ]
+            for row, tree in enumerate(trees):
+                start = committed.length(row)
+                trees[row] = DraftTree.chain(expected[row, start : start + tree.depth].tolist())
+                trees[row].slots = (4,) * (1 + len(trees[row]))
+            return trees
 
     monkeypatch.setitem(generation_tokmat.TAILS, "verified", Knowing)
     output = model.generate(prompt, commit="verified", output_maturation=True, eos_token_id=eos, **run)

@@ -145,7 +145,11 @@ def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeyp
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(2, 97, (3, 3), generator=generator).tolist()
     parents = [(0, 1, 2), (0, 0, 1), (0, 1)]  # of each row's drafts; the last row has one less
-    trees = [DraftTree(Draft(*draft, 1.0) for draft in zip(ids, shape)) for ids, shape in zip(tokens, parents)]
+    slots = [(2, 0, 1, 2), (1, 2, 2, 0), (2, 1, 2)]  # behind none of them, and behind each
+    trees = [
+        DraftTree((Draft(*draft, 1.0) for draft in zip(ids, shape)), slots=of_each)
+        for ids, shape, of_each in zip(tokens, parents, slots)
+    ]
     tail = torch.randn(3, 6, 32, generator=generator).double()
     seen = {}
 
@@ -153,8 +157,6 @@ def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeyp
         def feed(self, committed):
             if self.steps == 1:
                 self.trees, self.vectors[:, :6] = trees, tail
-                self.budget.tail.chances, self.budget.tail.seen = [1.0, 1.0, 0.0, 0.0], [100] * 4
-                self.budget.position_cost, self.budget.rest = 0.0, 0
                 seen["ids"] = committed.ids[:, : committed.length(0)].clone()
             return super().feed(committed)
 
@@ -174,15 +176,17 @@ def test_every_branch_sees_its_own_drafts_and_itself(make_model, prompt, monkeyp
                 way.insert(0, tree.tokens[before - 1])
                 before = tree.parents[before - 1]
             committed = model.embed_tokens(torch.cat([seen["ids"][row], torch.tensor(way, dtype=torch.long)])[None])
-            vectors = torch.cat([committed, tail[row : row + 1, len(way) : len(way) + 2]], dim=1)
+            own = slots[row][draft]
+            vectors = torch.cat([committed, tail[row : row + 1, len(way) : len(way) + own]], dim=1)
             maturity = torch.ones(1, vectors.shape[1])
-            maturity[0, -2:] = told[:2]
+            exact = committed.shape[1]
+            maturity[0, exact:] = told[:own]
             lengths = torch.ones(1, vectors.shape[1], dtype=torch.long)
-            lengths[0, -2:] = 4
+            lengths[0, exact:] = 4
             alone = model(inputs_embeds=vectors, maturity=maturity, tail_length=lengths).predicted_embeds[0]
-            place = 4 + 2 * draft
-            torch.testing.assert_close(seen["predicted"][row, place : place + 2], alone[-2:])
-            torch.testing.assert_close(seen["predicted"][row, draft], alone[-3])
+            place = 4 + sum(slots[row][:draft])
+            torch.testing.assert_close(seen["predicted"][row, place : place + own], alone[exact:])
+            torch.testing.assert_close(seen["predicted"][row, draft], alone[exact - 1])
 
 
 @pytest.mark.parametrize("cache", [{}, {"use_cache": False}, {"cache_implementation": "static"}])
@@ -204,7 +208,7 @@ def test_the_way_that_comes_true_is_kept_wherever_it_was_fed(make_model, prompt,
                     decoys = [Draft((token + 1 + n) % 97, parent, 0.1) for n in range((row + place) % 3)]
                     drafts += [*decoys, Draft(token, parent, 0.9)]
                     parent = len(drafts)
-                trees.append(DraftTree(drafts))
+                trees.append(DraftTree(drafts, slots=[(row + place) % 3 for place in range(1 + len(drafts))]))
             return trees
 
     monkeypatch.setitem(generation_tokmat.TAILS, "verified", Knowing)

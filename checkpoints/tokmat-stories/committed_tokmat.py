@@ -186,29 +186,30 @@ class Committed:
 
         return self._float_mask("guidance", (slots,), 2 * slots, allowed)
 
-    def branches_mask(self, parents: tuple[tuple[int, ...], ...], slots: int) -> torch.Tensor:
-        """Mask of [cache ; pending ; drafts ; branches], `slots` to each branch: a draft sees those before it and
-        itself, the branch behind it what it sees and the branch itself.
+    def branches_mask(self, parents: tuple[tuple[int, ...], ...], branches: tuple[tuple[int, ...], ...]):
+        """Mask of [cache ; pending ; drafts ; slots of branches]: a draft sees those before it and itself, a slot of
+        the branch behind it what it sees, and the slots of that branch before it and itself.
 
         Args:
-            parents: per row, or once for all, the draft before each, counted from 1; 0 where there is none, which has
-                a branch too.
+            parents: per row, or once for all, the draft before each, counted from 1; 0 where there is none.
+            branches: of each slot, the draft that it stands behind, counted in the same way.
         """
-        drafts = len(parents[0])
+        drafts, slots = len(parents[0]), len(branches[0])
 
         def allowed(own):
             seen = torch.tensor([ancestors(row) for row in parents], dtype=torch.bool, device=self.ids.device)
             seen = seen.view(len(parents), drafts + 1, drafts)
-            branch = torch.arange(drafts + 1, device=self.ids.device).repeat_interleave(slots)
+            branch = torch.tensor(branches, dtype=torch.long, device=self.ids.device)
+            rows = torch.arange(len(branches), device=self.ids.device)[:, None]
             exact = own + drafts
-            allowed = torch.ones(2 * [exact + len(branch)], dtype=torch.bool, device=self.ids.device).tril()
+            allowed = torch.ones(2 * [exact + slots], dtype=torch.bool, device=self.ids.device).tril()
             allowed = allowed.repeat(len(parents), 1, 1)
             allowed[:, own:exact, own:exact] = seen[:, 1:]
-            allowed[:, exact:, own:exact] = seen[:, branch]
-            allowed[:, exact:, exact:] &= branch == branch[:, None]
+            allowed[:, exact:, own:exact] = seen[rows, branch]
+            allowed[:, exact:, exact:] &= branch[:, None] == branch[:, :, None]
             return allowed, None
 
-        return self._float_mask("branches", (parents, slots), drafts + (drafts + 1) * slots, allowed)
+        return self._float_mask("branches", (parents, branches), drafts + slots, allowed)
 
     def _float_mask(self, kind: str, sizes: tuple, slots: int, allowed_of) -> torch.Tensor:
         """Float additive mask (batch, 1, n, columns) of a pass over n = pending vectors + slots.

@@ -23,11 +23,19 @@ class DraftTree:
 
     Attributes:
         tokens, parents, depths: per draft; depths begin at 1.
+        slots: how many stand behind none of them, and behind each.
         found: the tokens that a repeated n-gram proposed. arm: by which chances they were believed.
     """
 
-    def __init__(self, drafts: Iterable[Draft] = (), found: Sequence[int] = (), arm: str = LOOKUP):
+    def __init__(
+        self,
+        drafts: Iterable[Draft] = (),
+        found: Sequence[int] = (),
+        arm: str = LOOKUP,
+        slots: Sequence[int] | None = None,
+    ):
         self.drafts, self.found, self.arm = list(drafts), found, arm
+        self.slots = tuple(slots or [0] * (1 + len(self.drafts)))
         self.tokens = [draft.token for draft in self.drafts]
         self.parents = tuple(draft.parent for draft in self.drafts)
         self.depths: list[int] = []
@@ -77,19 +85,26 @@ class DraftTree:
             parent = place
         return DraftTree(drafts, tokens, arm)
 
-    def kept(self, places: Iterable[int]) -> "DraftTree":
-        """Some of the drafts, counted from 1, and with each its parent; the likeliest way first, and in one piece."""
+    def kept(self, slots: dict[int, int]) -> "DraftTree":
+        """Some of the drafts, counted from 1, and with each its parent; the likeliest way first, and in one piece.
+
+        Args:
+            slots: how many stand behind each that is kept, and behind none, which is 0.
+        """
         behind: dict[int, list[int]] = {}
-        for place in places:
-            behind.setdefault(self.drafts[place - 1].parent, []).append(place)
+        for place in slots:
+            if place:
+                behind.setdefault(self.drafts[place - 1].parent, []).append(place)
         drafts: list[Draft] = []
+        lengths = [slots[0]]
         waiting = [(place, 0) for place in self._unlikeliest_first(behind.get(0, []))]
         while waiting:
             place, parent = waiting.pop()
             drafts.append(self.drafts[place - 1]._replace(parent=parent))
+            lengths.append(slots[place])
             parent = len(drafts)
             waiting += [(child, parent) for child in self._unlikeliest_first(behind.get(place, []))]
-        return DraftTree(drafts, self.found, self.arm)
+        return DraftTree(drafts, self.found, self.arm, lengths)
 
     def _unlikeliest_first(self, places: list[int]) -> list[int]:
         return sorted(places, key=lambda place: self.drafts[place - 1].chance)
