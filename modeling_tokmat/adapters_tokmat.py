@@ -4,6 +4,7 @@
 Committed positions pass through the source as it is, to the bit: an adapter adds nothing where the gate is shut.
 """
 
+import re
 from contextvars import ContextVar
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.pytorch_utils import Conv1D
+
+from .checks_tokmat import require
 
 
 class Gate(NamedTuple):
@@ -89,12 +92,16 @@ class TailAdapters(nn.ModuleDict):
     Args:
         backbone: any module; its `nn.Linear` and `Conv1D` layers are adapted.
         rank: r, the inner size of each adapter.
+        modules: regular expression that the names of the adapted layers match whole; None for all.
+
+    Raises:
+        ValueError: no name matches.
     """
 
     # Read by transformers when the model is made. Small, and on a CPU their products are faster in float32.
     _keep_in_fp32_modules_strict = ["tail_adapters"]
 
-    def __init__(self, backbone: nn.Module, rank: int):
+    def __init__(self, backbone: nn.Module, rank: int, modules: str | None = None):
         super().__init__()
         self.gate = TailGate()
         for name, layer in backbone.named_modules():
@@ -104,9 +111,12 @@ class TailAdapters(nn.ModuleDict):
                 inner, outer = layer.nx, layer.nf
             else:
                 continue
+            if modules is not None and not re.fullmatch(modules, name):
+                continue
             adapter = TailAdapter(inner, outer, rank, self.gate)
             setattr(layer, "forward", partial(_adapted, layer, adapter))  # noqa: B010, a method to a type checker
             self[name.replace(".", "/")] = adapter
+        require(len(self) > 0, "tail_adapter_modules", modules, "a match of linear layers' names in the backbone")
 
 
 class TokMatSuccessorHead(nn.Module):

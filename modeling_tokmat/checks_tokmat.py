@@ -2,6 +2,7 @@
 """What a value may be: errors that name the argument, its value and what is allowed."""
 
 import math
+import re
 import sys
 
 import torch
@@ -41,3 +42,11 @@ def is_number(value, low: float = -math.inf, high: float = math.inf) -> bool:
 def is_integer(value, low: float, high: float = math.inf) -> bool:
     """Whether `value` is an int (not a bool) in [low, high]."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_pattern(value) -> bool:
+    """Whether `value` is a str that compiles as a regular expression."""
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except re.error:
+        return False

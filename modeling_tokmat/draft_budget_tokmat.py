@@ -90,7 +90,7 @@ class DraftBudget:
     TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
     # In forwards over one position. The price of a position is what text of 6M and 135M parameters was written
     # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there.
-    POSITION_COST = 0.03  # of one more position per row
+    POSITION_COST = 0.02  # of one more position per row
     ACCELERATED_POSITION_COST = 0.0005  # the same on an accelerator, whose time goes to launches
     WIDEST = 0.25  # what a pass there may cost more
     DRAFT_COST = 0.1  # of drafting at all, whatever the length

@@ -193,6 +193,12 @@ def test_a_tail_of_another_rank_does_what_it_did_and_ships_in_half_precision(fol
         torch.testing.assert_close(wide(**given).predicted_embeds, predicted)
         assert not torch.allclose(narrow(ids).predicted_embeds, predicted)
         torch.testing.assert_close(tail_rank.with_rank(wide, 2)(**given).predicted_embeds, predicted)
+    fewer = tail_rank.with_rank(narrow, 2, ".*(?<!k_proj)")
+    assert len(fewer.tail_adapters) == len(narrow.tail_adapters) * 6 // 7
+    for name, adapter in narrow.tail_adapters.items():
+        adapter.lora_B.data.mul_(not name.endswith("k_proj"))
+    with torch.no_grad():
+        torch.testing.assert_close(fewer(**given).predicted_embeds, narrow(**given).predicted_embeds)
     a, b = torch.randn(6, 30), torch.randn(20, 6)
     nearest = [low @ high for high, low in (tail_rank.narrowed(a, b, rank) for rank in (3, 6))]
     lost = torch.linalg.svdvals(b @ a)[3:6].square().sum().sqrt()

@@ -75,6 +75,8 @@ def test_measures_of_the_backbone_are_read_and_set(model_type):
         ("tie_word_embeddings", 0, "True or False"),
         ("geometry", "torus", "sphere, pretrained"),
         ("tail_adapter_rank", 2**20, "[0, 1024]"),
+        ("tail_adapter_modules", "(q_proj", "None or a regular expression"),
+        ("tail_adapter_modules", ["q_proj"], "None or a regular expression"),
         ("train", "head", "all, tail"),
         ("bos_token_id", 50257, "[0, 50256]"),
         ("eos_token_id", [], "a list of them"),

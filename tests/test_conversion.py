@@ -125,6 +125,26 @@ def test_converted_models_are_saved_and_loaded_whole(ids, tmp_path):
         assert settings.repetition_penalty == 1.3 and not settings.do_sample and settings.commit == "verified"
 
 
+def test_adapters_stand_in_the_layers_that_are_named_alone(ids, tmp_path):
+    source, modules = make_source("llama"), r".*(?<![kv]_proj)"
+    model = from_autoregressive(source, tail_adapter_rank=2, tail_adapter_modules=modules)
+    named = {name.rsplit("/", 1)[1] for name in model.tail_adapters}
+    assert named == {"q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    for adapter in model.tail_adapters.values():
+        torch.nn.init.normal_(adapter.lora_B)
+    save_tail_adapter(model, tmp_path / "tail", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "whole")
+    maturity, told = torch.full(ids.shape, 0.5), {"tail_length": 4, "input_ids": ids}
+    expected = model(maturity=maturity, **told).predicted_embeds
+    for other in (
+        TokMatForContinuousLM.from_pretrained(tmp_path / "whole"),
+        attach(make_source("llama"), *load_tail_adapter(str(tmp_path / "tail"))),
+    ):
+        assert torch.equal(other.eval()(maturity=maturity, **told).predicted_embeds, expected)
+    with pytest.raises(ValueError, match="`tail_adapter_modules` is 'c_attn'"):
+        from_autoregressive(source, tail_adapter_rank=2, tail_adapter_modules="c_attn")
+
+
 @pytest.mark.parametrize("name", ["gpt2", "phi", "llama"])
 def test_weights_are_shared_where_they_are_not_copied(name, ids):
     source = make_source(name)

@@ -9,7 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from .checks_tokmat import is_integer, is_number, require
+from .checks_tokmat import is_integer, is_number, is_pattern, require
 from .maturation_tokmat import MAX_TAIL_LENGTH, SCHEDULE_SETTINGS, validate_schedule
 from .vocabulary_tokmat import GEOMETRIES
 
@@ -76,6 +76,9 @@ class TokMatConfig(PreTrainedConfig):
         tail_adapter_rank (`int`, *optional*, defaults to 0):
             Rank of the adapters in every linear layer of the backbone that act on tail positions alone; 0 is none.
             Needs geometry "pretrained".
+        tail_adapter_modules (`str`, *optional*):
+            Regular expression that the names of the adapted layers match whole, as PEFT's `target_modules`; all if not
+            given.
         successor_head (`bool`, *optional*, defaults to `False`):
             Whether drafts are read off through a head that knows the token before them. Needs geometry "pretrained".
         output_bias (`bool`, *optional*, defaults to `False`):
@@ -151,6 +154,7 @@ class TokMatConfig(PreTrainedConfig):
     embedding_radius: float | None = None
     logit_scale: float = 20.0
     tail_adapter_rank: int = 0
+    tail_adapter_modules: str | None = None
     successor_head: bool = False
     output_bias: bool = False
     train: str = "all"
@@ -200,12 +204,8 @@ class TokMatConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        require(
-            "backbone_config" in config_dict,
-            "backbone_config",
-            None,
-            "in the configuration (a dict with `model_type`)",
-        )
+        has, allowed = "backbone_config" in config_dict, "in the configuration (a dict with `model_type`)"
+        require(has, "backbone_config", None, allowed)
         noted = {name: config_dict[name] for name in unknown_names(config_dict)}
         if noted:
             logger.warning_once(
@@ -296,6 +296,7 @@ class TokMatConfig(PreTrainedConfig):
     def _check_geometry(self, check) -> None:
         check("geometry", lambda value: value in GEOMETRIES, f"one of {', '.join(GEOMETRIES)}")
         check("tail_adapter_rank", lambda value: is_integer(value, 0, 1024), "an integer in [0, 1024]")
+        check("tail_adapter_modules", lambda value: value is None or is_pattern(value), "None or a regular expression")
         check("train", lambda value: value in TRAINED, f"one of {', '.join(TRAINED)}")
         if self.geometry == "sphere":
             for name, off in (("tail_adapter_rank", 0), ("successor_head", False), ("train", "all")):
@@ -376,9 +377,8 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
     decoder_only = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and getattr(backbone, "is_decoder", True) is not False
     decoder_only = decoder_only and not backbone.is_encoder_decoder and hasattr(backbone, "num_attention_heads")
-    require(
-        decoder_only, "backbone_config.model_type", name, "a decoder-only attention model (gpt2, llama, qwen3, ...)"
-    )
+    allowed = "a decoder-only attention model (gpt2, llama, qwen3, ...)"
+    require(decoder_only, "backbone_config.model_type", name, allowed)
     nested = backbone.get_text_config() is not backbone
     require(not nested, "backbone_config.model_type", name, "a model of text alone, not one with a text model inside")
     for size in sizes:
@@ -386,12 +386,8 @@ def _resolve_backbone(backbone) -> PreTrainedConfig:
         require(is_integer(value, 1, 2**31), f"backbone_config.{size}", value, "an integer of at least 1, below 2**31")
     window = getattr(backbone, "sliding_window", None) if getattr(backbone, "use_sliding_window", True) else None
     kinds = set(getattr(backbone, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    require(
-        window is None and not kinds,
-        "backbone_config",
-        f"{name} with sliding_window={window}, layer_types={sorted(kinds)}",
-        "a model with full attention in every layer",
-    )
+    found = f"{name} with sliding_window={window}, layer_types={sorted(kinds)}"
+    require(window is None and not kinds, "backbone_config", found, "a model with full attention in every layer")
     return backbone
 
 

@@ -100,7 +100,7 @@ class TokMatForContinuousLM(TokMatPreTrainedModel, TokMatGenerationMixin):
         if pretrained and not config.tie_word_embeddings:
             self.lm_head = nn.Linear(vector_size, config.vocab_size, bias=config.output_bias)
         rank = config.tail_adapter_rank
-        self.tail_adapters = TailAdapters(self.backbone, rank) if rank else None
+        self.tail_adapters = TailAdapters(self.backbone, rank, config.tail_adapter_modules) if rank else None
         self.successor = TokMatSuccessorHead(vector_size) if config.successor_head else None
         counts = torch.zeros(config.vocab_size) if config.negatives == "unigram" else None
         self.register_buffer("token_counts", counts)
