@@ -8,8 +8,9 @@ Prompts are first turns of Spec-Bench (Xia et al. 2024, arXiv 2401.07851) throug
 beginnings of texts; batch 1, greedy. All decoders take turns on every prompt, and whether each wrote what `greedy`
 wrote is checked token for token. `tokens/forward` is new tokens over forward passes, the one over the prompt included;
 `accepted` the leaderboard's mean accepted tokens (new tokens over passes behind it); `speed` the median over prompts
-of greedy's seconds over the decoder's. Answers that loop (Rep-3 over 0.3) are reported apart, since there a lookup
-wins for the wrong reason. The last line on stdout is one JSON object.
+of the decoder's tokens per second over greedy's: in half precision a text may end sooner. Answers that loop (Rep-3
+over 0.3) are reported apart, since there a lookup wins for the wrong reason. The last line on stdout is one JSON
+object.
 """
 
 import argparse
@@ -131,7 +132,7 @@ def measure(decoders: dict, prompts: list, args, advance, say) -> list[dict]:
 
 
 def summary(rows: list[dict]) -> dict:
-    greedy = {row["prompt"]: row["seconds"] for row in rows if row["decoder"] == "greedy"}
+    greedy = {row["prompt"]: row["tokens"] / row["seconds"] for row in rows if row["decoder"] == "greedy"}
     by_decoder = defaultdict(list)
     for row in rows:
         by_decoder[row["decoder"]].append(row)
@@ -142,7 +143,7 @@ def summary(rows: list[dict]) -> dict:
             "prompts": len(mine),
             "tokens_per_forward": tokens / passes,
             "accepted": (tokens - len(mine)) / max(passes - len(mine), 1),
-            "speed": statistics.median(greedy[row["prompt"]] / row["seconds"] for row in mine),
+            "speed": statistics.median(row["tokens"] / row["seconds"] / greedy[row["prompt"]] for row in mine),
             "same_text": sum(row["same_text"] for row in mine),
         }
         taken = [row["drafts_taken"] for row in mine if row["drafts_taken"]]

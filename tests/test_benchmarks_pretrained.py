@@ -10,6 +10,7 @@ from pathlib import Path
 import average
 import pytest
 import ship
+import spec_bench
 import tail_rank
 import torch
 from safetensors.torch import load_file
@@ -177,6 +178,15 @@ def test_average_keeps_what_the_first_has_alone(folder, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="is no model of the shape of"):
         average.average(str(tmp_path / "other"), str(folder / "tail"), tmp_path / "no", 0.5)
     assert not (tmp_path / "no").exists()
+
+
+def test_speed_is_of_tokens_where_texts_end_at_different_places():
+    row = {"prompt": 0, "passes": 5, "same_text": False, "drafts_taken": None}
+    rows = [
+        row | {"decoder": "greedy", "tokens": 40, "seconds": 4.0},
+        row | {"decoder": "tail", "tokens": 10, "seconds": 0.5},
+    ]
+    assert spec_bench.summary(rows)["tail"]["speed"] == 2.0
 
 
 def test_a_tail_of_another_rank_does_what_it_did_and_ships_in_half_precision(folder, tmp_path):
