@@ -57,7 +57,7 @@ def test_rests_grow_and_tries_come_back():
 
 
 def test_a_tail_that_was_trained_to_look_ahead_begins_with_more():
-    assert slots_of(DraftBudget(4, foreseeing=True)) > slots_of(DraftBudget(4)) == 1
+    assert slots_of(DraftBudget(4, foreseeing=True)) > slots_of(DraftBudget(4)) > 0
 
 
 def test_where_positions_cost_too_much_nothing_is_drafted():
