@@ -167,12 +167,15 @@ class DraftBudget:
             arm = AGREED if tail.child(0, found[0]) == 1 else LOOKUP
             chances = self.agreed if arm == AGREED else self.lookup
             tail = tail.with_chain(found, chances.of_all(len(found)), arm)
-        rate, (chosen, worth) = self.rates[bool(found)].value, self._chosen(tail, bool(found), room, slots=False)
-        if self.longest and not self.rest:
-            with_slots, more = self._chosen(tail, bool(found), room, slots=True)
-            if more - rate * (self.draft_cost + self.slots_cost) > worth or self.tries or self.uniform:
-                return tail.kept(with_slots)
-        return tail.kept(chosen)
+        given = tail, bool(found), room
+        may_look = self.longest and not self.rest
+        if may_look:
+            looking, worth = self._chosen(*given, slots=True)
+            if self.tries or self.uniform:
+                return tail.kept(looking)
+            worth -= self.rates[bool(found)].value * (self.draft_cost + self.slots_cost)
+        chosen, without = self._chosen(*given, slots=False)
+        return tail.kept(looking if may_look and worth > without else chosen)
 
     def _chosen(self, tail: DraftTree, found: bool, room: int, slots: bool) -> tuple[dict[int, int], float]:
         """Slots by draft, 0 for none, and what all that is worth, in tokens above its price, at the best."""
