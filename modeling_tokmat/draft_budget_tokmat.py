@@ -98,8 +98,9 @@ class DraftBudget:
     ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # of slots where adapters act
 
     def __init__(self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False):
-        self.rows, self.uniform, wide = rows, accelerated, wide and rows == 1
+        self.rows, wide = rows, wide and rows == 1
         self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else self.POSITION_COST) * rows
+        self.uniform = accelerated or self.position_cost == 0
         self.at_once = self.MOST
         if accelerated and self.position_cost:
             self.at_once = max(longest, min(self.MOST, int(self.WIDEST / (self.position_cost * (1 + longest)))))
@@ -139,7 +140,7 @@ class DraftBudget:
         price, slots, worth = rate * self.position_cost, 0, 0.0
         for true in true_of:
             more = chance * (true - price) - price  # what it finds is a draft, which has its price too
-            if more <= 0 and not self.uniform and not (trying and slots == 0):
+            if more <= 0 and not (trying and slots == 0):
                 break
             slots, worth = slots + 1, worth + more
         return slots, worth
@@ -169,13 +170,21 @@ class DraftBudget:
             tail = tail.with_chain(found, chances.of_all(len(found)), arm)
         given = tail, bool(found), room
         may_look = self.longest and not self.rest
+        if may_look and self.uniform:
+            return tail.kept(dict.fromkeys([0, *self._likeliest(tail, room)[: self.at_once]], self.longest))
         if may_look:
             looking, worth = self._chosen(*given, slots=True)
-            if self.tries or self.uniform:
+            if self.tries:
                 return tail.kept(looking)
             worth -= self.rates[bool(found)].value * (self.draft_cost + self.slots_cost)
         chosen, without = self._chosen(*given, slots=False)
         return tail.kept(looking if may_look and worth > without else chosen)
+
+    @staticmethod
+    def _likeliest(tail: DraftTree, room: int) -> list[int]:
+        """The drafts that may come true, the likeliest first, none before that which it stands behind."""
+        allowed = [place for place, depth in enumerate(tail.depths, start=1) if depth <= room]
+        return sorted(allowed, key=lambda place: -tail.drafts[place - 1].chance)
 
     def _chosen(self, tail: DraftTree, found: bool, room: int, slots: bool) -> tuple[dict[int, int], float]:
         """Slots by draft, 0 for none, and what all that is worth, in tokens above its price, at the best."""
@@ -190,10 +199,8 @@ class DraftBudget:
 
         ends = {0: 1.0}  # the chance that the text goes on from there
         worth = branch(0, 1.0, trying)[1] if slots else -rate * self.draft_cost
-        for place in sorted(range(1, len(tail) + 1), key=lambda place: -tail.drafts[place - 1].chance):
+        for place in self._likeliest(tail, room):
             _, parent, chance, _ = tail.drafts[place - 1]
-            if tail.depths[place - 1] > room:
-                continue
             left = ends[parent] - chance
             more = (
                 chance - price + branch(place, chance)[1] + branch(parent, left)[1] - branch(parent, ends[parent])[1]

@@ -102,6 +102,20 @@ def test_slots_stand_where_the_text_may_go_on_from():
     assert kept.tokens == [5, 6] and kept.slots == (1, 2, 3)
 
 
+@pytest.mark.parametrize("free", (False, True), ids=("accelerated", "positions that cost nothing"))
+def test_where_width_is_free_the_likeliest_drafts_are_fed_with_all_slots(free, monkeypatch):
+    """Also where the tail is worth less behind the first token of a repetition than behind none."""
+    if free:
+        monkeypatch.setattr(DraftBudget, "POSITION_COST", 0.0)
+    budget = DraftBudget(4, foreseeing=True, accelerated=not free)
+    budget.tries = 0
+    for _ in range(100):  # beside a repetition the tail never finds anything
+        budget.beside.learn([4], [1])
+    chosen = budget.choose(tree_of((4, 0, 0.3), (5, 0, 0.2)), [7, 8, 9, 10], room=3)
+    assert sorted(chosen.tokens) == [4, 5, 7, 8, 9]  # a fourth token in a row has no room
+    assert chosen.slots == (4,) * 6
+
+
 def test_a_slot_is_fed_as_long_as_what_it_finds_is_worth_two_positions():
     """Its own, and that of the draft which it finds: at chances 0.5, 0.25, ... and a price of 0.1 a slot more is
     worth 0.5 - 0.2, 0.25 - 0.2, 0.125 - 0.2."""
@@ -110,8 +124,6 @@ def test_a_slot_is_fed_as_long_as_what_it_finds_is_worth_two_positions():
     assert budget.branch(1.0, 1.0, [0.5, 0.25, 0.125, 0.06]) == (2, pytest.approx(0.35))
     assert budget.branch(0.2, 1.0, [0.5, 0.25, 0.125, 0.06]) == (0, 0.0)
     assert budget.branch(1.0, 3.0, [0.5, 0.25, 0.125, 0.06]) == (0, 0.0)  # where text comes faster, time is dearer
-    budget.uniform = True
-    assert budget.branch(0.2, 1.0, [0.5, 0.25])[0] == 2
 
 
 def test_behind_a_repetition_slots_must_find_what_it_does_not():
