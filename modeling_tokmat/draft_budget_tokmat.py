@@ -2,9 +2,9 @@
 """How many drafts are worth their positions, and where they come from besides the tail: `commit="verified"` in plain
 numbers."""
 
-from .drafts_tokmat import LOOKUP, TAIL, DraftTree
+from .drafts_tokmat import TAIL, Arm, DraftTree
 
-AGREED = "agreed"
+AGREED, BESIDE, ALONE = "agreed", "beside", "alone"  # what the tail says first, of what a repeated n-gram does
 
 
 class Chances:
@@ -12,13 +12,15 @@ class Chances:
     How often the drafts of one source come true, by place, once those before them have.
 
     Args:
-        places: how many drafts it may give. first: the chance of a draft before any was seen.
+        places: how many drafts it may give. first: the chance of a draft before any was seen. later: the same of
+            those behind the first; None for that of the one before it, as it is learnt.
     """
 
     FIRST_SEEN, MEMORY = 4, 32  # how many seen drafts the first chance counts for, and how many are remembered
 
-    def __init__(self, places: int, first: float):
-        self.chances, self.seen = [first] * places, [self.FIRST_SEEN] * places
+    def __init__(self, places: int, first: float, later: float | None = None):
+        self.chances, self.seen = [first] + [later or first] * (places - 1), [self.FIRST_SEEN] * places
+        self.known = later is not None
 
     def of_all(self, length: int) -> list[float]:
         """That the drafts at the first places come true, each with those before it."""
@@ -29,8 +31,9 @@ class Chances:
         return found
 
     def chance(self, place: int) -> float:
-        """That the draft at a place comes true; until one was seen there, as at the place before it."""
-        return self.chances[place] if place == 0 or self.seen[place] > self.FIRST_SEEN else self.chance(place - 1)
+        """That the draft at a place comes true, once those before it have."""
+        seen = place == 0 or self.known or self.seen[place] > self.FIRST_SEEN
+        return self.chances[place] if seen else self.chance(place - 1)
 
     def learn(self, drafts: list[int], counts: list[int]) -> None:
         """After a step.
@@ -71,8 +74,8 @@ class DraftBudget:
     A draft is worth the chance that it is committed. A slot behind it is worth the chance that the text goes on from
     just there, times the chance that what the slot finds is committed at the next step. Both are fed where that is
     more than their positions would bring at the present rate of tokens per time, which is another one where a
-    repeated n-gram drafts. At first, and now and then when no slot was worth it, they are tried all the same; where
-    positions cost so much that even perfect drafts would not pay, never.
+    repeated n-gram drafts. At first, and now and then when no slot was worth it, they are tried all the same, but
+    for where a repeated n-gram drafts; where positions cost so much that even perfect drafts would not pay, never.
 
     Args:
         longest: how far the tail may draft at most.
@@ -86,8 +89,11 @@ class DraftBudget:
 
     LONGEST, LONGEST_LOOKUP, MOST = 4, 10, 24  # slots, tokens of a repeated n-gram, drafts in all
     WAYS, FEW_WAYS, CHEAP = 8, 4, 0.01  # of going on that are followed from slot to slot, by the price of a position
-    FIRST_CHANCE, FORESEEING_CHANCE, LOOKUP_CHANCE = 0.2, 0.6, 0.4  # before any draft was seen
-    TRIES, FIRST_REST, LONGEST_REST = 5, 16, 128  # drafts in a try, steps per row without drafts after they failed
+    FIRST_CHANCE, FORESEEING_CHANCE = 0.2, 0.6  # before any draft was seen
+    # That what followed the same 1, 2 and 3 tokens before follows again, and that it then goes on so: as counted in
+    # 45 greedy answers of SmolLM2 to questions of six kinds.
+    LOOKUP_CHANCES, LOOKUP_LATER = {1: 0.2, 2: 0.5, 3: 0.65}, 0.75
+    TRIES, FIRST_REST, LONGEST_REST = 4, 16, 128  # drafts in a try, steps per row without drafts after they failed
     # In forwards over one position. The price of a position is what text of 6M and 135M parameters was written
     # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there.
     POSITION_COST = 0.02  # of one more position per row
@@ -115,9 +121,7 @@ class DraftBudget:
         self.tail = Chances(self.longest, first)
         # Of the tokens that the tail finds beyond those that a repeated n-gram finds as well.
         self.beside = Chances(self.longest, self.FIRST_CHANCE)
-        # A repeated n-gram is believed more where the tail agrees on what follows first.
-        self.agreed = Chances(self.longest_lookup, self.FORESEEING_CHANCE)
-        self.lookup = Chances(self.longest_lookup, self.LOOKUP_CHANCE)
+        self.lookups: dict[Arm, Chances] = {}
         self.rates = {False: Rate(), True: Rate()}  # by whether a repeated n-gram drafts
         self.truth = Rate()  # drafts of the tail that came true, by how many its successor head promised
         self.tries, self.rest = self.TRIES if self.longest else 0, 0
@@ -145,6 +149,15 @@ class DraftBudget:
             slots, worth = slots + 1, worth + more
         return slots, worth
 
+    def lookup(self, arm: Arm) -> Chances:
+        """Of what a repeated n-gram proposes, by its length and what the tail says of it: where they agree, half of
+        what would fail is gone; where they do not, half of what would come true."""
+        if arm not in self.lookups:
+            first = self.LOOKUP_CHANCES[arm[0]]
+            first = {AGREED: (1 + first) / 2, BESIDE: first / 2, ALONE: first}[arm[1]]
+            self.lookups[arm] = Chances(self.longest_lookup, first, self.LOOKUP_LATER)
+        return self.lookups[arm]
+
     def believed(self, chance: float) -> float:
         """The chance of a draft, by what the successor head says of it, and by what came true of what it said."""
         return min(chance * self.truth.value, 1.0)
@@ -156,25 +169,25 @@ class DraftBudget:
             self.draft_cost + self.slots_cost
         )
 
-    def choose(self, tail: DraftTree, found: list[int], room: int) -> DraftTree:
+    def choose(self, tail: DraftTree, found: list[int], room: int, repeated: int = 2) -> DraftTree:
         """The drafts that a row is given, and the slots behind each of them and behind none.
 
         Args:
             tail: what the tail foresees. found: what followed the same tokens before, as [`PromptLookup`] has it.
             room: how many drafts may come true, one after another.
+            repeated: how many tokens stood there before, when something was found.
         """
         found = found[: self.longest_lookup]
         if found:
-            arm = AGREED if tail.child(0, found[0]) == 1 else LOOKUP
-            chances = self.agreed if arm == AGREED else self.lookup
-            tail = tail.with_chain(found, chances.of_all(len(found)), arm)
+            arm = repeated, (AGREED if tail.child(0, found[0]) == 1 else BESIDE) if len(tail) else ALONE
+            tail = tail.with_chain(found, self.lookup(arm).of_all(len(found)), arm)
         given = tail, bool(found), room
         may_look = self.longest and not self.rest
         if may_look and self.uniform:
             return tail.kept(dict.fromkeys([0, *self._likeliest(tail, room)[: self.at_once]], self.longest))
         if may_look:
             looking, worth = self._chosen(*given, slots=True)
-            if self.tries:
+            if self.tries and not found:
                 return tail.kept(looking)
             worth -= self.rates[bool(found)].value * (self.draft_cost + self.slots_cost)
         chosen, without = self._chosen(*given, slots=False)
@@ -188,7 +201,7 @@ class DraftBudget:
 
     def _chosen(self, tail: DraftTree, found: bool, room: int, slots: bool) -> tuple[dict[int, int], float]:
         """Slots by draft, 0 for none, and what all that is worth, in tokens above its price, at the best."""
-        rate, trying = self.rates[found].value, slots and self.tries > 0
+        rate, trying = self.rates[found].value, slots and self.tries > 0 and not found
         price = rate * self.position_cost
         # Behind what a repeated n-gram proposed, it will most likely propose again.
         usual, beside, looked_up = self.tail.of_all(self.longest), self.beside.of_all(self.longest), tail.looked_up()
@@ -205,7 +218,9 @@ class DraftBudget:
             more = (
                 chance - price + branch(place, chance)[1] + branch(parent, left)[1] - branch(parent, ends[parent])[1]
             )
-            if len(ends) > self.at_once or (more <= 0 and not (trying and len(ends) == 1)):
+            # What repeats would be found at the next step as well, so that the tail loses nothing by it now.
+            gain = chance - price if place in looked_up else more
+            if len(ends) > self.at_once or (gain <= 0 and not (trying and len(ends) == 1)):
                 break
             ends[parent], ends[place] = left, chance
             worth += more
@@ -221,10 +236,10 @@ class DraftBudget:
         """
         for tree, walk in zip(trees, walks):
             own = max((depth for depth, draft in zip(tree.depths, tree.drafts) if draft.source == TAIL), default=0)
-            if tree.found:
+            if tree.arm:
                 places = tree.looked_up()
                 true = len(set(places) & set(walk))
-                (self.agreed if tree.arm == AGREED else self.lookup).learn([len(places)], [1 + true])
+                self.lookup(tree.arm).learn([len(places)], [1 + true])
                 self.beside.learn([own], [1 + len(walk) - true])
             else:
                 self.tail.learn([own], [1 + len(walk)])
@@ -254,14 +269,15 @@ class PromptLookup:
         most: tokens that are proposed at most.
     """
 
-    LENGTHS = (3, 2)  # of the n-grams, the longer one first
+    LENGTHS = tuple(sorted(DraftBudget.LOOKUP_CHANCES, reverse=True))  # of the n-grams
 
     def __init__(self, most: int):
         self.most, self.read = most, 0
         self.ends: dict[tuple[int, ...], int] = {}  # behind which place an n-gram stood last
 
-    def propose(self, ids: list[int]) -> list[int]:
-        """`ids`: the row as it is now; it only ever grows. Returns at most `most` ids, none if nothing repeats."""
+    def propose(self, ids: list[int]) -> tuple[list[int], int]:
+        """`ids`: the row as it is now; it only ever grows. Returns `most` ids and the length of the longest n-gram
+        that repeats, or none and 0. Where the row ends first, what was found goes on as it began: a loop."""
         for end in range(self.read + 1, len(ids)):  # but for the last n-grams, which are those to be found
             for length in self.LENGTHS:
                 if end >= length:
@@ -270,5 +286,6 @@ class PromptLookup:
         for length in self.LENGTHS:
             end = self.ends.get(tuple(ids[-length:])) if len(ids) > length else None
             if end is not None:
-                return ids[end : end + self.most]
-        return []
+                period = ids[end : end + self.most]
+                return [period[place % len(period)] for place in range(self.most)], length
+        return [], 0

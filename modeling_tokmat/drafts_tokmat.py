@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 TAIL, LOOKUP = "tail", "lookup"
+Arm = tuple[int, str]  # how many tokens repeat, and what the tail says of it
 
 
 class Draft(NamedTuple):
@@ -31,7 +32,7 @@ class DraftTree:
         self,
         drafts: Iterable[Draft] = (),
         found: Sequence[int] = (),
-        arm: str = LOOKUP,
+        arm: Arm | None = None,
         slots: Sequence[int] | None = None,
     ):
         self.drafts, self.found, self.arm = list(drafts), found, arm
@@ -72,7 +73,7 @@ class DraftTree:
             parent = place
         return places
 
-    def with_chain(self, tokens: list[int], chances: list[float], arm: str) -> "DraftTree":
+    def with_chain(self, tokens: list[int], chances: list[float], arm: Arm) -> "DraftTree":
         """This tree, and beside it what a repeated n-gram proposes, each token with its chance."""
         drafts, parent = list(self.drafts), 0
         for token, chance in zip(tokens, chances):

@@ -3,15 +3,17 @@
 
 import pytest
 
-from modeling_tokmat.draft_budget_tokmat import AGREED, Chances, DraftBudget, PromptLookup
-from modeling_tokmat.drafts_tokmat import LOOKUP, TAIL, Draft, DraftTree
+from modeling_tokmat.draft_budget_tokmat import AGREED, ALONE, BESIDE, Chances, DraftBudget, PromptLookup
+from modeling_tokmat.drafts_tokmat import LOOKUP, TAIL, Arm, Draft, DraftTree
 
 
-def after(budget: DraftBudget, steps: int, come_true: int, arm: str = TAIL, drafts: int | None = None) -> DraftBudget:
-    """A budget after steps in which the first `come_true` of its drafts were right."""
+def after(
+    budget: DraftBudget, steps: int, come_true: int, arm: Arm | None = None, drafts: int | None = None
+) -> DraftBudget:
+    """A budget after steps in which the first `come_true` of its drafts were right: the tail's, or those of an arm."""
     for _ in range(steps):
         tokens = list(range(slots_of(budget) if drafts is None else drafts))
-        tree = DraftTree.chain(tokens) if arm == TAIL else DraftTree().with_chain(tokens, [1.0] * len(tokens), arm)
+        tree = DraftTree.chain(tokens) if arm is None else DraftTree().with_chain(tokens, [1.0] * len(tokens), arm)
         budget.learn([tree], [[place + 1 for place in tokens[:come_true]]])
     return budget
 
@@ -130,8 +132,8 @@ def test_behind_a_repetition_slots_must_find_what_it_does_not():
     budget = DraftBudget(4, foreseeing=True)
     budget.tries = 0
     before = budget.choose(DraftTree(), [5, 6, 7], room=9)
-    assert before.slots[0] > 0
-    repeating = DraftTree().with_chain([5, 6, 7], [0.9, 0.8, 0.7], LOOKUP)
+    assert any(before.slots)
+    repeating = DraftTree().with_chain([5, 6, 7], [0.9, 0.8, 0.7], (2, ALONE))
     for _ in range(100):  # the tail says nothing beyond it
         budget.learn([repeating], [[1, 2, 3]])
         budget.beside.learn([4], [1])
@@ -169,31 +171,31 @@ def test_a_lookup_stands_beside_the_tail_or_behind_what_both_say():
     budget = DraftBudget(4, foreseeing=True)
     tail = tree_of((5, 0, 0.6), (6, 1, 0.4))
     agreed = budget.choose(tail, [5, 9], room=9)
-    assert agreed.arm == AGREED and agreed.looked_up() == [1, agreed.child(1, 9)]
+    assert agreed.arm == (2, AGREED) and agreed.looked_up() == [1, agreed.child(1, 9)]
     assert agreed.drafts[agreed.child(1, 9) - 1].source == LOOKUP and agreed.drafts[0].source == TAIL
     beside = budget.choose(tail, [7, 8], room=9)
-    assert beside.arm == LOOKUP and {beside.child(0, 5), beside.child(0, 7)} == {1, beside.looked_up()[0]}
-    after(budget, 50, come_true=0, arm=LOOKUP, drafts=2)
+    assert beside.arm == (2, BESIDE) and {beside.child(0, 5), beside.child(0, 7)} == {1, beside.looked_up()[0]}
+    after(budget, 50, come_true=0, arm=(2, BESIDE), drafts=2)
     assert budget.choose(tail, [7, 8], room=9).child(0, 7) is None
 
 
 def test_a_lookup_goes_on_as_long_as_its_places_pay():
     budget = DraftBudget(4)
-    after(budget, 400, come_true=2, arm=AGREED, drafts=5)
+    after(budget, 400, come_true=2, arm=(2, AGREED), drafts=5)
     assert budget.choose(tree_of((5, 0, 0.9)), [5, 6, 7, 8, 9], room=9).tokens == [5, 6]
 
 
 def test_each_source_is_credited_with_its_own_drafts():
     budget = DraftBudget(4)
-    tree = tree_of((5, 0, 0.6), (6, 1, 0.4)).with_chain([5, 9, 8], [0.5, 0.4, 0.3], AGREED)
+    tree = tree_of((5, 0, 0.6), (6, 1, 0.4)).with_chain([5, 9, 8], [0.5, 0.4, 0.3], (2, AGREED))
     assert tree.tokens == [5, 6, 9, 8] and tree.parents == (0, 1, 1, 3) and tree.depths == [1, 2, 2, 3]
     for _ in range(200):
         budget.learn([tree], [[1, 3]])
-    assert budget.agreed.chance(1) > 0.9 and budget.agreed.chance(2) < 0.1
+    assert budget.lookup((2, AGREED)).chance(1) > 0.9 and budget.lookup((2, AGREED)).chance(2) < 0.1
     assert budget.beside.chance(0) < 0.1  # the tail found nothing that was not found without it
     for _ in range(200):
         budget.learn([tree], [[1, 2]])
-    assert budget.beside.chance(0) > 0.9 and budget.agreed.chance(1) < 0.1
+    assert budget.beside.chance(0) > 0.9 and budget.lookup((2, AGREED)).chance(1) < 0.1
     assert budget.tail.chance(0) == DraftBudget.FIRST_CHANCE  # where nothing repeats it was not asked
 
 
@@ -202,16 +204,42 @@ def test_a_repeated_n_gram_proposes_what_followed_it():
     for token in [1, 2, 3, 4, 5, 6, 9, 2, 3]:
         written.append(token)
         found = lookup.propose(written)
-    assert found == [4, 5, 6]  # behind 2 3
-    assert lookup.propose([*written, 8]) == []
-    assert PromptLookup(3).propose([]) == [] == PromptLookup(3).propose([7])
+    assert found == ([4, 5, 6], 2)  # behind 2 3
+    assert lookup.propose([*written, 8]) == ([], 0)
+    assert PromptLookup(3).propose([]) == ([], 0) == PromptLookup(3).propose([7])
 
 
 def test_the_longest_and_latest_repetition_is_taken():
     latest = [1, 2, 7, 1, 2, 8, 1, 2]
-    assert PromptLookup(1).propose(latest) == [8]
+    assert PromptLookup(1).propose(latest) == ([8], 2)
     longer = [9, 1, 2, 7, 5, 1, 2, 8, 9, 1, 2]
-    assert PromptLookup(1).propose(longer) == [7]  # three tokens are the same there, two at the later place
+    assert PromptLookup(1).propose(longer) == ([7], 3)  # three tokens are the same there, two at the later place
+
+
+def test_a_loop_is_proposed_to_go_on():
+    assert PromptLookup(5).propose([9, 1, 2, 3, 1, 2, 3]) == ([1, 2, 3, 1, 2], 3)
+    assert PromptLookup(3).propose([4, 4]) == ([4, 4, 4], 1)
+
+
+def test_longer_repetitions_are_believed_more_and_what_the_tail_says_of_them_counts():
+    budget = DraftBudget(4)
+    chances = [budget.lookup((length, ALONE)).chance(0) for length in (1, 2, 3)]
+    assert chances == sorted(chances) == [DraftBudget.LOOKUP_CHANCES[length] for length in (1, 2, 3)]
+    for length, chance in enumerate(chances, start=1):
+        assert budget.lookup((length, BESIDE)).chance(0) < chance < budget.lookup((length, AGREED)).chance(0) < 1
+    assert budget.lookup((1, ALONE)).chance(5) == DraftBudget.LOOKUP_LATER  # once it came true so far
+    after(budget, 60, come_true=0, arm=(1, ALONE), drafts=2)  # each learns for itself
+    assert budget.lookup((1, ALONE)).chance(0) < 0.05 and budget.lookup((3, ALONE)).chance(0) == chances[2]
+    assert not budget.choose(DraftTree(), [5, 6], 9, repeated=1).tokens
+    assert budget.choose(DraftTree(), [5, 6], 9, repeated=3).tokens == [5, 6]
+    assert budget.choose(DraftTree(), [5, 6], 9, repeated=3).arm == (3, ALONE)
+
+
+def test_slots_are_not_tried_where_a_repetition_drafts():
+    budget = DraftBudget(4)
+    budget.slots_cost = 9.0
+    assert budget.tries and slots_of(budget) > 0
+    assert not any(budget.choose(DraftTree(), [5, 6], 9, repeated=3).slots)
 
 
 @pytest.mark.parametrize("length", [1, 5])
@@ -226,7 +254,7 @@ def test_a_lookup_that_reads_step_by_step_finds_what_one_that_reads_at_once_does
 def test_a_tail_that_makes_text_slower_rests():
     """Its drafts come true now and then, but what they cost is more."""
     budget = DraftBudget(4, wide=True, adapted=True)
-    for step in range(60):
+    for step in range(50):
         tree = budget.choose(tree_of((5, 0, 0.3)), [], room=9)
         budget.learn([tree], [[1] if len(tree) and step % 4 == 0 else []])
     assert budget.rest > 0 and slots_of(budget) == 0

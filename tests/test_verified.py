@@ -230,7 +230,7 @@ def test_rows_without_any_draft_are_answered(make_model):
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_repeated_n_gram_alone_needs_no_mask_of_its_own(make_model, monkeypatch, rows):
     """So that attention which takes none, such as flash attention, may check it."""
-    monkeypatch.setattr(PromptLookup, "propose", lambda self, ids: [3, 4, 5])
+    monkeypatch.setattr(PromptLookup, "propose", lambda self, ids: ([3, 4, 5], 2))
     for name in [name for name in vars(DraftBudget) if name.endswith("_COST")]:
         monkeypatch.setattr(DraftBudget, name, 0.0)
     model, masks = make_model(double=True), []

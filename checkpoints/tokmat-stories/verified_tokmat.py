@@ -223,10 +223,10 @@ class VerifiedTail(Tail):
         """
         trees = []
         for row, tree in enumerate(self.foreseen(ahead, logits, committed.last_vector)):
-            found = []
+            found, repeated = [], 0
             if self.settings.prompt_lookup_num_tokens:
-                found = self.lookups[row].propose(committed.ids[row, : committed.length(row)].tolist())
-            trees.append(self.budget.choose(tree, found, committed.remaining - 1))
+                found, repeated = self.lookups[row].propose(committed.ids[row, : committed.length(row)].tolist())
+            trees.append(self.budget.choose(tree, found, committed.remaining - 1, repeated))
         return trees
 
     def foreseen(self, ahead, logits, last) -> list[DraftTree]:
