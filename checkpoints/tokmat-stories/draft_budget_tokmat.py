@@ -138,13 +138,13 @@ class DraftBudget:
         drafts = cls.MOST if tail_length > 1 else min(lookup, cls.MOST)
         return drafts + (drafts + 1) * cls.most(tail_length)
 
-    def branch(self, chance: float, rate: float, true_of: list[float], trying: bool = False) -> tuple[int, float]:
+    def branch(self, chance: float, rate: float, true_of: list[float]) -> tuple[int, float]:
         """How many slots a branch is given that the text goes on from with this chance, and what they are worth, in
         tokens above their price; `true_of` each slot the chance that what it finds is committed."""
         price, slots, worth = rate * self.position_cost, 0, 0.0
         for true in true_of:
             more = chance * (true - price) - price  # what it finds is a draft, which has its price too
-            if more <= 0 and not (trying and slots == 0):
+            if more <= 0:
                 break
             slots, worth = slots + 1, worth + more
         return slots, worth
@@ -206,27 +206,26 @@ class DraftBudget:
         # Behind what a repeated n-gram proposed, it will most likely propose again.
         usual, beside, looked_up = self.tail.of_all(self.longest), self.beside.of_all(self.longest), tail.looked_up()
 
-        def branch(place, chance, trying=False):
+        def branch(place, chance):
             true_of = beside if place in looked_up else usual
-            return self.branch(max(chance, 0.0), rate, true_of, trying) if slots else (0, 0.0)
+            return (chance, *(self.branch(max(chance, 0.0), rate, true_of) if slots else (0, 0.0)))
 
-        ends = {0: 1.0}  # the chance that the text goes on from there
-        worth = branch(0, 1.0, trying)[1] if slots else -rate * self.draft_cost
+        ends = {0: branch(0, 1.0)}  # the chance that the text goes on from there, slots, and what those are worth
+        worth = ends[0][2] if slots else -rate * self.draft_cost
         for place in self._likeliest(tail, room):
             _, parent, chance, _ = tail.drafts[place - 1]
-            left = ends[parent] - chance
-            more = (
-                chance - price + branch(place, chance)[1] + branch(parent, left)[1] - branch(parent, ends[parent])[1]
-            )
+            own, _, before = ends[parent]
+            left, behind = branch(parent, own - chance), branch(place, chance)
+            more = chance - price + left[2] + behind[2] - before
             # What repeats would be found at the next step as well, so that the tail loses nothing by it now.
             gain = chance - price if place in looked_up else more
             if len(ends) > self.at_once or (gain <= 0 and not (trying and len(ends) == 1)):
                 break
-            ends[parent], ends[place] = left, chance
+            ends[parent], ends[place] = left, behind
             worth += more
         if worth <= 0 and not slots:
-            ends, worth = {0: 1.0}, 0.0
-        return {place: branch(place, chance, trying)[0] for place, chance in ends.items()}, worth
+            return {0: 0}, 0.0
+        return {place: max(fed, int(trying)) for place, (_, fed, _) in ends.items()}, worth
 
     def learn(self, trees: list[DraftTree], walks: list[list[int]]) -> None:
         """After a step, of the rows that still run.
