@@ -28,6 +28,11 @@ def spec_bench_bf16():
     return spec_bench("spec-bench-bf16")
 
 
+@table("spec-bench-avx2", "spec-bench-avx2")
+def spec_bench_avx2():
+    return spec_bench("spec-bench-avx2")
+
+
 @table("tail-accuracy", "tail-accuracy")
 def tail_accuracy():
     found = load("tail-accuracy")["rows"]
