@@ -1,6 +1,8 @@
 # Copyright 2026 The TokMat authors. Licensed under the Apache License, Version 2.0.
 """The tables of pretrained models; `figures.py` writes them."""
 
+from functools import partial
+
 from tables import lm_eval_rows, load, study, table, with_interval
 
 
@@ -18,19 +20,8 @@ def spec_bench(name: str) -> list[list[str]]:
     return rows
 
 
-@table("spec-bench-fp32", "spec-bench-fp32")
-def spec_bench_fp32():
-    return spec_bench("spec-bench-fp32")
-
-
-@table("spec-bench-bf16", "spec-bench-bf16")
-def spec_bench_bf16():
-    return spec_bench("spec-bench-bf16")
-
-
-@table("spec-bench-avx2", "spec-bench-avx2")
-def spec_bench_avx2():
-    return spec_bench("spec-bench-avx2")
+for name in ("spec-bench-fp32", "spec-bench-bf16", "spec-bench-avx2"):
+    table(name, name)(partial(spec_bench, name))
 
 
 @table("tail-accuracy", "tail-accuracy")

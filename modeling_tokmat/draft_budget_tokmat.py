@@ -90,8 +90,8 @@ class DraftBudget:
     LONGEST, LONGEST_LOOKUP, MOST = 4, 10, 24  # slots, tokens of a repeated n-gram, drafts in all
     WAYS, FEW_WAYS, CHEAP = 8, 4, 0.01  # of going on that are followed from slot to slot, by the price of a position
     FIRST_CHANCE, FORESEEING_CHANCE = 0.2, 0.6  # before any draft was seen
-    # That what followed the same 1, 2 and 3 tokens before follows again, and that it then goes on so: as counted in
-    # 45 greedy answers of SmolLM2 to questions of six kinds.
+    # That what followed the same 1, 2 and 3 tokens before follows again, and that it then goes on so: about as counted
+    # in 45 greedy texts of SmolLM2.
     LOOKUP_CHANCES, LOOKUP_LATER = {1: 0.2, 2: 0.5, 3: 0.65}, 0.75
     TRIES, FIRST_REST, LONGEST_REST = 4, 16, 128  # drafts in a try, steps per row without drafts after they failed
     # In forwards over one position. The price of a position is what text of 6M and 135M parameters was written
