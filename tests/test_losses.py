@@ -126,14 +126,16 @@ def test_chunks_equal_the_dense_loss_in_value_and_gradient(batch, sampled, weigh
 
 
 def test_the_full_vocabulary_never_meets_all_positions_at_once():
-    """Nothing as large as positions x vocabulary is alive at any time of the forward and backward pass."""
+    """Nothing as large as positions x vocabulary is alive at any time of the forward and backward pass, and no batched
+    product copies the table."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    largest = 0
+    largest, called = 0, set()
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal largest
+            called.add(func.name())
             out = func(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, (tuple, list)) else (out,):
                 if torch.is_tensor(tensor):
@@ -142,13 +144,14 @@ def test_the_full_vocabulary_never_meets_all_positions_at_once():
 
     vocabulary, positions = 1000, 64
     predicted = torch.randn(2, positions, 4, requires_grad=True)
-    table = F.normalize(torch.randn(vocabulary, 4), dim=-1).requires_grad_()
+    table = F.normalize(torch.randn(vocabulary, 4), dim=-1)
     targets = torch.randint(vocabulary, (2, positions))
-    with Watch():
-        info_nce(
-            F.normalize(predicted, dim=-1), targets, table, SCALE, vocabulary, chunk_elements=8 * vocabulary
-        ).sum().backward()
-    assert largest <= 8 * vocabulary
+    for learned in (True, False):  # of a frozen table torch would do otherwise
+        with Watch():
+            queries, keys = F.normalize(predicted, dim=-1), table.requires_grad_(learned)
+            info_nce(queries, targets, keys, SCALE, vocabulary, chunk_elements=8 * vocabulary).sum().backward()
+        assert largest <= 8 * vocabulary
+        assert "aten::mm" in called and "aten::bmm" not in called
     assert predicted.grad is not None and table.grad is not None
 
 

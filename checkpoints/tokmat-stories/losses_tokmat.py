@@ -137,7 +137,8 @@ def info_nce(
 
     def chunk(queries, keys, target_keys, context_keys, rows: slice, positions: slice):
         targets = target_ids[rows, positions]
-        scores = F.linear(queries, keys).to(dtype)
+        # As a matrix: of a slice of a batch the product would copy the vocabulary once per row.
+        scores = F.linear(queries.flatten(0, 1), keys).view(*targets.shape, -1).to(dtype)
         scores = scores if bias is None else scores + bias.to(dtype)
         if negative_ids is None:
             if context is not None:
