@@ -6,7 +6,9 @@
 
 No chat data is needed: passages, words and names come from the texts, functions and their purposes from Python's
 standard library, numbers and the choice among the phrases below from --seed. The same texts, seed and Python give the
-same prompts. --code also writes functions of the standard library, as documents to be continued.
+same prompts. --code also writes functions of the standard library, as documents to be continued. --kinds picks some of
+the kinds, among them those that are not drawn otherwise: long passages to sum up or to find something in, questions of
+fact, and sentences of another language (--foreign, one to a line) to be put into English.
 """
 
 import argparse
@@ -196,11 +198,45 @@ PHRASES = {
         "B) {one}\nC) {w2}",
     ],
 }  # fmt: skip
+# Drawn where --kinds names them. {l}: a long passage. {fact}: a name of several words.
+FURTHER = {
+    "long-summarise": [
+        "Summarize: {l}",
+        "Summarize the following text.\n\n{l}",
+        "{l}\n\nTL;DR:",
+        "{l}\n\nWhat is this about? Give the main points.",
+    ],
+    "long-retrieval": [
+        "{l}\n{q}\n{p}\nWhat is said about {w1} and {w2}?",
+        "{p} {l}\n{q}\nWho or what is {fact}?",
+        "{q}\n{l}\nWhen did this happen, and where?",
+        "{l}\n{p}\nWhat is the {w1}?",
+        "Answer the question from the text.\n\n{l}\n\nQuestion: Why is there a {w1}?\nAnswer:",
+    ],
+    "fact": [
+        "Who is {fact}?",
+        "What is {fact}?",
+        "Where is {fact}?",
+        "When was {fact} first known?",
+        "What is {fact} known for?",
+        "Who wrote about {fact}?",
+        "What is the difference between {fact} and {other}?",
+        "How many people know {fact}?",
+        "What is the meaning of {w1} in {fact}?",
+        "Where does the word {w1} come from?",
+    ],
+    "foreign": [
+        "Translate {foreign} to English: {sentence}",
+        "Translate this sentence from {foreign} into English.\n\n{sentence}",
+        "What does this mean in English? {sentence}",
+    ],
+}  # fmt: skip
 WEIGHTS = {"code": 1.5, "arithmetic": 1.5, "summarise": 1.5, "explain": 1.5, "several": 0.7, "poem": 0.7}
 
 SYSTEMS = ("Answer briefly.", "You are a helpful assistant.", "You are a careful teacher.", "Answer in a {tone} tone.")
 COMMON = set("that this with have from they were what when there which their would could about them then than".split())
 COMMON |= set("into only some your been more said very will over upon after before where while because these".split())
+FACT = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+(?: (?:of |the |de |and )?[A-Z][a-z]+){1,3}\b")
 NOUN = re.compile(
     r"\b(?:the|an?|his|her|their|my) (?:[a-z]+ )?([a-z]{4,})"
     r"(?=[.,;!?]| (?:and|of|in|to|was|is|had|on|that|who|for|at)\b)"
@@ -208,17 +244,20 @@ NOUN = re.compile(
 
 
 class Material:
-    """What the phrases are filled with: pieces of `texts`, and functions of the standard library."""
+    """What the phrases are filled with: pieces of `texts`, functions of the standard library, and `sentences` of
+    another language, whose name is `foreign`."""
 
-    def __init__(self, texts: list[str], draw: random.Random):
+    def __init__(self, texts: list[str], draw: random.Random, sentences: list[str] | None = None, foreign: str = ""):
         if not texts:
             raise ValueError("texts: none of them has 60 words")
         self.texts, self.draw, self.functions = texts, draw, functions()
+        self.sentences, self.foreign = sentences or [], foreign
         inner = Counter(name for text in texts for name in re.findall(r"(?<=[a-z,] )[A-Z][a-z]{2,9}\b", text))
         words = Counter(word for text in texts for word in re.findall(r"\b[a-z]{3,}\b", text))
         # A name is written in lower case hardly ever.
         self.names = [name for name, n in inner.most_common(400) if words[name.lower()] * 20 < n][:150]
         self.names += [name for name in NAMES if name not in self.names]
+        self.facts = sorted({fact for text in texts for fact in FACT.findall(text)}) or self.names
 
     def passage(self, low: int = 30, high: int = 160) -> str:
         """Whole sentences from anywhere in a text, `low` to `high` words.
@@ -261,11 +300,18 @@ class Material:
         values |= {"statistic": draw.choice(("sum", "mean", "maximum", "product", "median"))}
         values |= {"head": "\n".join(code.splitlines()[: draw.randint(1, 4)]) + "\n"}
         used = {field for _, field, *_ in string.Formatter().parse(phrase) if field}
+        if "l" in used:
+            values["l"] = self.passage(200, 600)
+        if "fact" in used:
+            values["fact"] = draw.choice(FACT.findall(values.get("l", "")) or self.facts)
+        if "sentence" in used:
+            values |= {"sentence": draw.choice(self.sentences), "foreign": self.foreign}
         return phrase.format(**{name: values[name] for name in used})
 
-    def prompt(self) -> dict:
-        kind = self.draw.choices(list(PHRASES), [WEIGHTS.get(kind, 1) for kind in PHRASES])[0]
-        content = self.fill(self.draw.choice(PHRASES[kind]))
+    def prompt(self, kinds: list[str] | None = None) -> dict:
+        kinds = list(PHRASES) if kinds is None else kinds
+        kind = self.draw.choices(kinds, [WEIGHTS.get(kind, 1) for kind in kinds])[0]
+        content = self.fill(self.draw.choice((PHRASES | FURTHER)[kind]))
         messages = [{"role": "user", "content": content}]
         if self.draw.random() < 0.1:
             messages.insert(0, {"role": "system", "content": self.fill(self.draw.choice(SYSTEMS))})
@@ -314,17 +360,23 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4000, help="prompts")
     parser.add_argument("--output", type=Path, required=True, help="the .jsonl file of prompts")
     parser.add_argument("--code", type=Path, help="a text file of the standard library's functions")
+    parser.add_argument("--kinds", nargs="+", choices=[*PHRASES, *FURTHER], help="default: " + " ".join(PHRASES))
+    parser.add_argument("--foreign", nargs=2, metavar=("LANGUAGE", "FILE"), help="German german.txt")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if "foreign" in (args.kinds or []) and args.foreign is None:
+        parser.error("--kinds foreign needs --foreign LANGUAGE FILE")
+    foreign, path = args.foreign or ("", None)
+    sentences = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line] if path else []
     draw = random.Random(args.seed)
     texts = []  # of each source as many, or all
     for source in args.texts:
         documents = [text for text in load_documents(source)["text"] if len(text.split()) >= 60]
         texts += draw.sample(documents, min(len(documents), 2000))
     try:
-        material, prompts = Material(texts, draw), {}  # as keys: none twice
+        material, prompts = Material(texts, draw, sentences, foreign), {}  # as keys: none twice
         while len(prompts) < args.count:
-            prompts[json.dumps(material.prompt(), ensure_ascii=False)] = None
+            prompts[json.dumps(material.prompt(args.kinds), ensure_ascii=False)] = None
     except ValueError as error:
         raise SystemExit(f"chat_prompts: {error}") from error
     write("".join(f"{prompt}\n" for prompt in prompts), args.output)

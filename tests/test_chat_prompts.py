@@ -14,6 +14,7 @@ from trainer.data import load_documents
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "chat_prompts.py"
 PARTS = runpy.run_path(str(SCRIPT))
+KINDS = ("chat-foreign", "chat-long-summarise")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,26 @@ def test_prompts_are_of_all_kinds_distinct_and_the_same_for_a_seed(texts, tmp_pa
     assert 10 < sum(len(row["messages"]) == 2 for row in rows) < 60
 
 
+def test_further_kinds_are_drawn_where_they_are_named(texts, tmp_path, monkeypatch):
+    (tmp_path / "german.txt").write_text("Der Hund bellt laut.\n\nEs regnet heute.\n", encoding="utf-8")
+    foreign, output = ("--foreign", "German", tmp_path / "german.txt"), tmp_path / "a.jsonl"
+    script(monkeypatch, texts, "--kinds", "foreign", "long-summarise", *foreign, "--count", 9, "--output", output)
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    asked = {kind: [row["messages"][-1]["content"] for row in rows if row["kind"] == kind] for kind in KINDS}
+    assert sum(map(len, asked.values())) == 9 and all(asked.values())
+    assert all(("Der Hund bellt laut." in text) != ("Es regnet heute." in text) for text in asked["chat-foreign"])
+    assert min(len(text.split()) for text in asked["chat-long-summarise"]) > 200
+    with pytest.raises(SystemExit):
+        script(monkeypatch, texts, "--kinds", "foreign", "--output", tmp_path / "b.jsonl")
+    assert not (tmp_path / "b.jsonl").exists()
+
+
 def test_every_phrase_can_be_filled_and_leaves_no_gap(texts):
-    material = PARTS["Material"](load_documents(str(texts))["text"], random.Random(0))
+    documents = load_documents(str(texts))["text"]
+    material = PARTS["Material"](documents, random.Random(0), ["Der Hund bellt."], "German")
     assert "Berta" in material.names and "The" not in material.names
-    phrases = [phrase for group in PARTS["PHRASES"].values() for phrase in group] + list(PARTS["SYSTEMS"])
+    groups = [*PARTS["PHRASES"].values(), *PARTS["FURTHER"].values()]
+    phrases = [phrase for group in groups for phrase in group] + list(PARTS["SYSTEMS"])
     for phrase in phrases:
         literal = [text for text, *_ in string.Formatter().parse(phrase)]
         filled = material.fill(phrase)
