@@ -36,3 +36,9 @@ def test_every_maturation_setting_is_an_option():
     output = invoke("generate", "--help").output
     names = {item.name for item in dataclasses.fields(MaturationSettings)} - {"output_maturation", "output_tail"}
     assert [name for name in names if f"--{name.replace('_', '-')}" not in output] == []
+
+
+def test_what_switches_off_says_so():
+    output = " ".join(invoke("own-text", "--help").output.split())
+    assert "--no-stop-loops the opposite of --stop-loops" in output
+    assert output.count("stop an answer that says one phrase three times") == 1

@@ -92,12 +92,16 @@ def test_a_tail_is_trained_saved_apart_attached_and_writes_the_same_text(source,
     assert_one_line_error(invoke("attach", source, "tail", "attached"), "tokmat attach: ", "already holds a model")
 
 
+SHIPPED_TAIL = Path(__file__).parents[1] / "checkpoints" / "smollm2-135m-instruct-tail"
+
+
 def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(source):
     assert invoke("convert", source, "converted", "--tail-adapter-rank", "2").exit_code == 0
     for arguments, words in (
         (("attach", source, source, "out"), "holds no tail adapter"),
         (("attach", source, "nowhere", "out"), "nowhere"),
         (("attach", "nowhere", "converted", "out"), "holds no tail adapter"),
+        (("attach", SHIPPED_TAIL, source, "out"), "the order is SOURCE ADAPTER OUT"),
         (("convert", source, "out", "--geometry", "sphere", "--tail-adapter-rank", "4"), '"sphere"'),
         (("convert", "nowhere.gguf", "out", "--gguf"), "there is no file nowhere.gguf"),
     ):

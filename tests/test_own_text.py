@@ -418,6 +418,10 @@ def test_questions_are_kept_and_gone_on_with(asking, chat_tokenizer, tmp_path):
     assert path.read_bytes() == kept
     with pytest.raises(ValueError, match="holds questions of some"):
         draw(1, path, name="another")
+    path.write_bytes(whole + b'{"prompt": "by nobody"}\n')
+    damaged = whole.count(b"\n") + 1
+    with pytest.raises(ValueError, match=rf"questions.jsonl, line {damaged}, is no question"):
+        draw(damaged, path)
 
 
 def test_a_model_that_asks_nothing_is_refused(asking, chat_tokenizer, tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._format_action_invocation(shown)
 
     def _get_help_string(self, action):
+        if isinstance(action, argparse._StoreFalseAction):  # HfArgumentParser gives --no-x the help of --x
+            return f"the opposite of --{action.dest.replace('_', '-')}"
         return action.help if action.default is None else super()._get_help_string(action)
 
 

@@ -81,12 +81,19 @@ def questions(
     before, seen, number, in_vain = opening(tokenizer), set(), 0, 0
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith(b"\n")]
-    for row in map(json.loads, whole):
-        if row["by"] != name:
-            raise ValueError(f"prompts: {path} holds questions of {row['by']}: delete it, or choose another output")
-        seen.add(row["prompt"])
-        number = row["draw"] + 1
-        yield _as_prompt(tokenizer, row["prompt"])
+    for line, text in enumerate(whole, start=1):
+        try:
+            row = json.loads(text)
+            by, asked, drawn = row["by"], str(row["prompt"]), int(row["draw"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"prompts: {path}, line {line}, is no question that was asked here ({error!r})"
+            ) from error
+        if by != name:
+            raise ValueError(f"prompts: {path} holds questions of {by}: delete it, or choose another output")
+        seen.add(asked)
+        number = drawn + 1
+        yield _as_prompt(tokenizer, asked)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if lines else "wb") as file:
         file.truncate(sum(map(len, whole)))

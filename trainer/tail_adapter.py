@@ -189,6 +189,8 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
         ValueError: `folder` holds a model, or the two do not fit. OSError: one of them does not exist.
     """
     check_new(folder)
+    if (Path(source).expanduser() / CONFIG).is_file() and not (Path(adapter).expanduser() / CONFIG).is_file():
+        raise ValueError(f"{source} is a tail adapter, not a source: the order is SOURCE ADAPTER OUT")
     values, tensors = load_tail_adapter(adapter)
     model = load_model(source, dtype="auto").eval()
     tokenizer = load_tokenizer(source)

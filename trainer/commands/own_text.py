@@ -44,7 +44,7 @@ class OwnTextArguments:
     prompt_tokens: list[int] = field(
         default_factory=lambda: list(PROMPT_TOKENS), metadata={"help": "lengths of the beginnings that are continued"}
     )
-    max_prompt_tokens: int = argument("longer chat prompts are left out", 512)
+    max_prompt_tokens: int = argument("longer chat prompts of files are left out", 512)
     add_bos: bool = argument(
         "begin the beginnings of texts with the bos token, as training rows do (otherwise: if the tokenizer does)",
         False,
