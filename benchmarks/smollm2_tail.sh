@@ -4,8 +4,8 @@
 #     bash benchmarks/smollm2_tail.sh FOLDER_OF_TEXTS runs/smollm2-tail      (make smollm2-tail TEXTS=FOLDER)
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt, books-train.txt, fables-train.txt and storybooks-train.txt, documents
-# separated by lines of <|endoftext|>; for the last part also encyclopedia.txt and dictionary.txt, of the same form, and
-# german.txt, a sentence to a line. Every step goes on where it was interrupted. The adapter in the repository saw the
+# separated by lines of <|endoftext|>; for the last part also encyclopedia.txt (benchmarks/wikitext.py writes one),
+# dictionary.txt, of the same form, and german.txt, a sentence to a line. Every step goes on where it was interrupted. The adapter in the repository saw the
 # first 8,192 answers, of which loops were kept up to a quarter of the rows. Made for a GPU: writing took three minutes and
 # training four and a half on an H200 that trained two other models at once; on two cores it is a matter of days, and
 # ROWS=4 (of a step) gives most of it in hours.
@@ -32,9 +32,9 @@ tokmat own-text "$source" --prompts "$out/chat.jsonl" "${files[@]}" "$out/code.t
 # (benchmarks/tail_accuracy.py), and a fifth less of what adapters cost.
 [ -f "$out/kept/config.json" ] ||
     python benchmarks/tail_rank.py "$out/tail" "$out/kept" 24 --modules '.*(?<![kv]_proj)' --beside "$source"
-# It learned on from what it knew least: long prompts, and translations into English. Of rows of 1,024 tokens, so that
-# long prompts are whole, with more tails in each; 8.5 s a step on two cores with AMX. The adapter in the repository took the first
-# 75 steps on the first 1,900 answers, half of whose rows loop, at a constant rate.
+# It learned on from what it knew least: long prompts, and translations into English. Rows of 1,024 tokens, so that long
+# prompts are whole, with more tails in each; 8.5 s a step on two cores with AMX. The adapter in the repository took its
+# first 75 steps on the first 1,900 answers, half of whose rows loop, at a constant rate.
 last=$out/kept
 if [ -f "$texts/german.txt" ]; then
     prompts=("$texts"/{encyclopedia,dictionary,books-train,storybooks-train}.txt)

@@ -300,7 +300,7 @@ class Material:
         values |= {"statistic": draw.choice(("sum", "mean", "maximum", "product", "median"))}
         values |= {"head": "\n".join(code.splitlines()[: draw.randint(1, 4)]) + "\n"}
         used = {field for _, field, *_ in string.Formatter().parse(phrase) if field}
-        if "l" in used:
+        if "l" in used:  # drawn where it is used alone: what the other phrases draw stays the same for a seed
             values["l"] = self.passage(200, 600)
         if "fact" in used:
             values["fact"] = draw.choice(FACT.findall(values.get("l", "")) or self.facts)

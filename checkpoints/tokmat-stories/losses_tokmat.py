@@ -137,7 +137,7 @@ def info_nce(
 
     def chunk(queries, keys, target_keys, context_keys, rows: slice, positions: slice):
         targets = target_ids[rows, positions]
-        # As a matrix: of a slice of a batch the product would copy the vocabulary once per row.
+        # As a matrix: of part of a row torch takes a batched product, which copies a frozen vocabulary.
         scores = F.linear(queries.flatten(0, 1), keys).view(*targets.shape, -1).to(dtype)
         scores = scores if bias is None else scores + bias.to(dtype)
         if negative_ids is None:
