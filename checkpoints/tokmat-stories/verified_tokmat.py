@@ -14,7 +14,7 @@ from .maturation_tokmat import update_tail
 from .tail_tokmat import Feed, Shown, Tail
 
 AT_ONCE = 32  # positions that are scored together, though one branch alone is needed: the table is then read once
-SUCCESSORS = 32  # likeliest tokens of a slot that the successor head chooses among
+SUCCESSORS = 64  # likeliest tokens of a slot that the successor head chooses among
 
 
 class VerifiedTail(Tail):
