@@ -4,9 +4,10 @@
     python benchmarks/tail_ablations.py SOURCE runs/ablations --data stories.txt --held-out valid.txt
 
 The source is converted exactly, writes its own answers to beginnings of `--data` (`tokmat own-text`), and each row of
-the table trains a tail of its own from there, for the same steps from the same seed: `tokmat train --train tail` as it
-is, or with one setting changed. Judged, as by benchmarks/tail_accuracy.py, on the source's answers to beginnings of
-`--held-out`: with slots as decoding leaves them (two steps after fresh embryos), and with fresh embryos at every step.
+the table trains a tail of its own from there, for the same steps (or for more or fewer, that take about the same time)
+from the same seed: `tokmat train --train tail` as it is, or with one setting changed. Judged, as by
+benchmarks/tail_accuracy.py, on the source's answers to beginnings of `--held-out`: with slots as decoding leaves them
+(two steps after fresh embryos), and with fresh embryos at every step.
 Every row runs in a process of its own; its time is processor time, so that other work on the machine hardly matters.
 What is finished in the folder is kept: the same command goes on. The last line on stdout is one JSON object.
 """
@@ -45,6 +46,9 @@ ARMS: dict[str, dict] = {
     "no distillation": {"regression_weight": 0.0},
     "rank 4": {"tail_adapter_rank": 4},
     "rank 64": {"tail_adapter_rank": 64},
+    # More rows in about the same time, or more of each: that of "as it is", 40 tails, in rows of 1,024 tokens.
+    "16 tails for more steps": {"parallel_tails": 16, "steps": 1.3},
+    "96 tails for fewer steps": {"parallel_tails": 96, "steps": 0.65},
 }
 READ = {"carried": "carried, 2 steps", "fresh": "fresh embryos"}
 WARM_STEPS = 2  # of each process, that are slower than the others
@@ -55,7 +59,9 @@ def train_arm(connection, name: str, options: dict) -> None:
     sys.stdout = sys.stderr  # the parent's stdout ends with the JSON line
     folder, times = Path(options["folder"]), []
     given = {name: options[name] for name in ("learning_rate", "block_size", "loop_share")}
-    given |= {"max_steps": options["steps"], "per_device_train_batch_size": options["batch_size"]}
+    own = dict(ARMS[name])
+    given |= {"max_steps": round(own.pop("steps", 1) * options["steps"])}
+    given |= {"per_device_train_batch_size": options["batch_size"]}
     given |= {"validation_fraction": 0.0, "tail_metrics": 0, "logging_steps": 10}
     given |= {"save_steps": 25, "save_total_limit": 1, "resume_from_checkpoint": "last"}
     plan = TrainingPlan.of(
@@ -65,7 +71,7 @@ def train_arm(connection, name: str, options: dict) -> None:
         output_dir=str(arm_folder(folder, name)),
         train="tail",
         **given,
-        **ARMS[name],
+        **own,
     )
     code = fit(plan)
     taken = [after - before for before, after in zip(times, times[1:])][WARM_STEPS:]

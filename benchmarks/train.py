@@ -95,7 +95,8 @@ def make_trainer(variant: str, options: dict, max_steps: int, logging_steps: int
     else:
         trainer_class, args = TokMatTrainer, TokMatTrainingArguments(**arguments)
         if source:
-            fields = SOURCE_TAIL | {"tail_adapter_rank": options["rank"]}
+            chosen = {"tail_adapter_rank": options["rank"], "parallel_tails": options["parallel_tails"]}
+            fields = SOURCE_TAIL | chosen
             model = from_autoregressive(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), **fields)
         else:
             model = TokMatForContinuousLM(TokMatConfig(backbone_config=backbone, negatives=variant))
@@ -235,6 +236,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="gpt2")
     parser.add_argument("--source", help="a pretrained model, folder or Hub name, instead of a preset")
     parser.add_argument("--rank", type=int, default=16, help="of LoRA and of the tail's adapters")
+    tails = SOURCE_TAIL["parallel_tails"]
+    parser.add_argument("--parallel-tails", type=int, default=tails, help=f"beside each row (default: {tails})")
     parser.add_argument("--variants", type=lambda text: text.split(","), help="comma-separated (default: all)")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--block-size", type=int, default=256)
