@@ -5,10 +5,10 @@
 #
 # FOLDER_OF_TEXTS holds tinystories-train.txt, books-train.txt, fables-train.txt and storybooks-train.txt, documents
 # separated by lines of <|endoftext|>; for the last part also encyclopedia.txt (benchmarks/wikitext.py writes one),
-# dictionary.txt, of the same form, and german.txt, a sentence to a line. Every step goes on where it was interrupted. The adapter in the repository saw the
-# first 8,192 answers, of which loops were kept up to a quarter of the rows. Made for a GPU: writing took three minutes and
-# training four and a half on an H200 that trained two other models at once; on two cores it is a matter of days, and
-# ROWS=4 (of a step) gives most of it in hours.
+# dictionary.txt, of the same form, and german.txt, a sentence to a line. Every step goes on where it was interrupted.
+# The adapter in the repository saw the first 8,192 answers, of which loops were kept up to a quarter of the rows. Made
+# for a GPU: writing took three minutes and training four and a half on an H200 that trained two other models at once;
+# on two cores it is a matter of days, and ROWS=4 (of a step) gives most of it in hours.
 set -euo pipefail
 texts=$1 out=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

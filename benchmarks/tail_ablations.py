@@ -37,7 +37,7 @@ from trainer.recipes import SOURCE_TAIL
 from trainer.tail_adapter import tail_tensors
 from trainer.training_run import TrainingPlan, fit
 
-REAL_TEXT = "real text"
+REAL_TEXT, STEPS = "real text", "share of the steps"
 ARMS: dict[str, dict] = {
     "as it is": {},
     "fresh embryos": {"rollout_passes": 0},
@@ -47,11 +47,12 @@ ARMS: dict[str, dict] = {
     "rank 4": {"tail_adapter_rank": 4},
     "rank 64": {"tail_adapter_rank": 64},
     # More rows in about the same time, or more of each: that of "as it is", 40 tails, in rows of 1,024 tokens.
-    "16 tails for more steps": {"parallel_tails": 16, "steps": 1.3},
-    "96 tails for fewer steps": {"parallel_tails": 96, "steps": 0.65},
+    "16 tails for more steps": {"parallel_tails": 16, STEPS: 1.3},
+    "96 tails for fewer steps": {"parallel_tails": 96, STEPS: 0.65},
 }
 READ = {"carried": "carried, 2 steps", "fresh": "fresh embryos"}
 WARM_STEPS = 2  # of each process, that are slower than the others
+LEAST_STEPS = WARM_STEPS + 2  # so that one is timed
 
 
 def train_arm(connection, name: str, options: dict) -> None:
@@ -59,9 +60,7 @@ def train_arm(connection, name: str, options: dict) -> None:
     sys.stdout = sys.stderr  # the parent's stdout ends with the JSON line
     folder, times = Path(options["folder"]), []
     given = {name: options[name] for name in ("learning_rate", "block_size", "loop_share")}
-    own = dict(ARMS[name])
-    given |= {"max_steps": round(own.pop("steps", 1) * options["steps"])}
-    given |= {"per_device_train_batch_size": options["batch_size"]}
+    given |= {"max_steps": steps_of(name, options["steps"]), "per_device_train_batch_size": options["batch_size"]}
     given |= {"validation_fraction": 0.0, "tail_metrics": 0, "logging_steps": 10}
     given |= {"save_steps": 25, "save_total_limit": 1, "resume_from_checkpoint": "last"}
     plan = TrainingPlan.of(
@@ -71,13 +70,17 @@ def train_arm(connection, name: str, options: dict) -> None:
         output_dir=str(arm_folder(folder, name)),
         train="tail",
         **given,
-        **own,
+        **{setting: value for setting, value in ARMS[name].items() if setting != STEPS},
     )
     code = fit(plan)
     taken = [after - before for before, after in zip(times, times[1:])][WARM_STEPS:]
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     connection.send({"code": code, "step_seconds": taken, "peak_memory_mb": peak})
+
+
+def steps_of(name: str, steps: int) -> int:
+    return max(round(ARMS[name].get(STEPS, 1) * steps), LEAST_STEPS)
 
 
 def arm_folder(folder: Path, name: str) -> Path:
@@ -184,8 +187,8 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if unknown := set(args.arms) - set(ARMS):
         parser.error(f"--arms: {', '.join(sorted(unknown))}; allowed: {', '.join(ARMS)}")
-    if args.steps <= WARM_STEPS + 1:
-        parser.error(f"--steps must be at least {WARM_STEPS + 2}")
+    if args.steps < LEAST_STEPS:
+        parser.error(f"--steps must be at least {LEAST_STEPS}")
     return args
 
 

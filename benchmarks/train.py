@@ -95,8 +95,7 @@ def make_trainer(variant: str, options: dict, max_steps: int, logging_steps: int
     else:
         trainer_class, args = TokMatTrainer, TokMatTrainingArguments(**arguments)
         if source:
-            chosen = {"tail_adapter_rank": options["rank"], "parallel_tails": options["parallel_tails"]}
-            fields = SOURCE_TAIL | chosen
+            fields = SOURCE_TAIL | {"tail_adapter_rank": options["rank"], "parallel_tails": options["parallel_tails"]}
             model = from_autoregressive(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32), **fields)
         else:
             model = TokMatForContinuousLM(TokMatConfig(backbone_config=backbone, negatives=variant))

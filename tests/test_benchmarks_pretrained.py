@@ -40,7 +40,9 @@ def folder(tokenizer, tmp_path_factory):
     kinds = ("writing", "math", "coding", "stem", "extraction", "roleplay", "translation", "translation", "rag")
     questions = [{"category": kind, "turns": [f"Once upon a time, {number}"]} for number, kind in enumerate(kinds)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
-    (folder / "texts.txt").write_text("\n<|endoftext|>\n".join(["The fox lived in a green wood. " * 40] * 3) + "\n")
+    animals = ("fox", "cat", "dog")  # no prompt is taken twice
+    texts = [f"The {animal} lived in a green wood. " * 40 for animal in animals]
+    (folder / "texts.txt").write_text("\n<|endoftext|>\n".join(texts) + "\n")
     ids = tokenizer("Once upon a time there was a small fox.")["input_ids"]
     answer = {"prompt_ids": ids[:4], "answer_ids": ids * 2, "text": "", "kind": "texts", "rep3": 0.0, "loops": False}
     (folder / "own.jsonl").write_text((json.dumps(answer) + "\n") * 3)
