@@ -72,6 +72,20 @@ def test_where_positions_cost_too_much_nothing_is_drafted():
     assert DraftBudget(4, rows=rows, accelerated=True).longest == 4
 
 
+def test_where_a_large_model_waits_for_its_weights_only_what_repeats_is_drafted():
+    """In float32 on a CPU, one row at a time, a pass over two positions takes nearly the time of two passes."""
+    budget = DraftBudget(4, wide=True, foreseeing=True, adapted=True, large=True)
+    assert budget.longest == 0 and slots_of(budget) == 0
+    small, found = DraftBudget(4, wide=True, foreseeing=True, adapted=True), list(range(10))
+    assert len(budget.choose(DraftTree(), found, room=9, repeated=2)) > 0
+    assert (
+        len(budget.choose(DraftTree(), found, room=9, repeated=1)) == 0 < len(small.choose(DraftTree(), found, 9, 1))
+    )
+    elsewhere = {"in half precision": {}, "on a GPU": {"accelerated": True, "wide": True}, "a batch": {"rows": 2}}
+    for name, where in elsewhere.items():
+        assert DraftBudget(4, foreseeing=True, adapted=True, large=True, **where).longest == 4, name
+
+
 def test_a_pass_never_feeds_more_than_its_cache_was_made_for():
     assert DraftBudget.most_positions(8, 0) == DraftBudget.most_positions(8, 10) == 24 + 25 * 4
     assert DraftBudget.most_positions(1, 10) == 10 and DraftBudget.most_positions(1, 0) == 0

@@ -245,6 +245,21 @@ def test_a_repeated_n_gram_alone_needs_no_mask_of_its_own(make_model, monkeypatc
     assert all(mask is None or mask.dim() == 2 for mask in masks) and max(fed[1:]) == 4  # one committed, three drafts
 
 
+def test_a_large_model_in_float32_drafts_only_what_repeats(make_converted, prompt, monkeypatch):
+    monkeypatch.setattr(DraftBudget, "LARGE", 1)
+    model, run = make_converted(), {"max_new_tokens": 24, "eos_token_id": None, "return_dict_in_generate": True}
+    expected = model.generate(prompt[:1], tail_length=1, alpha_max=1.0, **run).sequences
+    known = expected[0].tolist()
+    monkeypatch.setattr(PromptLookup, "propose", lambda self, ids: (known[len(ids) :][:4], 3))
+    fed = count_fed(model)
+    output = model.generate(prompt[:1], commit="verified", prompt_lookup_num_tokens=4, tail_length=8, **run)
+    assert torch.equal(output.sequences, expected)
+    assert output.drafts_taken["tail"] == 0 < output.drafts_taken["lookup"] and max(fed[1:]) == 5
+    fed.clear()
+    alone = model.generate(prompt[:1], commit="verified", tail_length=8, **run)
+    assert torch.equal(alone.sequences, expected) and alone.num_forwards == 24 and fed == [9] + [1] * 23
+
+
 def test_a_streamer_is_shown_what_the_tail_looked_for_alone(make_model, prompt):
     class Recorder:
         def __init__(self):

@@ -75,12 +75,13 @@ class DraftBudget:
     just there, times the chance that what the slot finds is committed at the next step. Both are fed where that is
     more than their positions would bring at the present rate of tokens per time, which is another one where a
     repeated n-gram drafts. At first, and now and then when no slot was worth it, they are tried all the same, but
-    for where a repeated n-gram drafts; where positions cost so much that even perfect drafts would not pay, never.
+    for where a repeated n-gram drafts; where a pass with slots costs so much that the tail would not pay, never.
 
     Args:
         longest: how far the tail may draft at most.
         rows: of the batch; each costs its own positions, and each step is as many chances to learn.
         wide: whether a forward is one of 32-bit weights or wider over a single position.
+        large: whether those weights are so many that such a forward waits for them (`LARGE` and more).
         foreseeing: whether the tail was trained to know what comes next.
         adapted: whether adapters act in the tail, whose small products cost time of their own.
         accelerated: whether an accelerator runs the passes, which then are always as wide, so that one shape can be
@@ -94,29 +95,42 @@ class DraftBudget:
     # in 45 greedy texts of SmolLM2.
     LOOKUP_CHANCES, LOOKUP_LATER = {1: 0.2, 2: 0.5, 3: 0.65}, 0.75
     TRIES, FIRST_REST, LONGEST_REST = 4, 16, 128  # drafts in a try, steps per row without drafts after they failed
+    LARGE = 50_000_000  # parameters
     # In forwards over one position. The price of a position is what text of 6M and 135M parameters was written
-    # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there.
+    # fastest at, on a CPU with AVX512 and bf16; what else a draft costs was measured there. Those of large models are
+    # regressed on the seconds of 135M parameters in float32, with AVX2 alone and with AVX512.
     POSITION_COST = 0.02  # of one more position per row
+    LARGE_POSITION_COST = 0.04  # the same of a large model with 32-bit weights at batch 1
     ACCELERATED_POSITION_COST = 0.0005  # the same on an accelerator, whose time goes to launches
     WIDEST = 0.25  # what a pass there may cost more
     DRAFT_COST = 0.1  # of drafting at all, whatever the length
     WIDE_COST = 0.3  # the same with 32-bit weights at batch 1: matrix-vector kernels are fast there
-    ADAPTED_COST, WIDE_ADAPTED_COST = 0.35, 0.15  # of slots where adapters act
+    LARGE_WIDE_COST = 0.65  # and if the model is large
+    ADAPTED_COST, WIDE_ADAPTED_COST, LARGE_ADAPTED_COST = 0.35, 0.15, 0.2  # of slots where adapters act
+    TAIL_GAIN = 0.95  # tokens beyond the first of a pass over drafts of a tail that knows what comes next, as measured
 
-    def __init__(self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False):
+    def __init__(
+        self, longest: int, rows=1, wide=False, foreseeing=False, adapted=False, accelerated=False, large=False
+    ):
         self.rows, wide = rows, wide and rows == 1
-        self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else self.POSITION_COST) * rows
+        large = large and wide and not accelerated
+        position = self.LARGE_POSITION_COST if large else self.POSITION_COST
+        self.position_cost = (self.ACCELERATED_POSITION_COST if accelerated else position) * rows
         self.uniform = accelerated or self.position_cost == 0
         self.at_once = self.MOST
         if accelerated and self.position_cost:
             self.at_once = max(longest, min(self.MOST, int(self.WIDEST / (self.position_cost * (1 + longest)))))
         self.ways = self.WAYS if self.position_cost < self.CHEAP else self.FEW_WAYS
-        self.draft_cost = self.WIDE_COST if wide else self.DRAFT_COST
-        self.slots_cost = adapted * (self.WIDE_ADAPTED_COST if wide else self.ADAPTED_COST)
-        # A single draft gains one token. With it two slots are fed.
-        worth_it = 3 * self.position_cost + self.draft_cost + self.slots_cost < 1
-        self.longest = longest if worth_it else 0
-        self.longest_lookup = self.LONGEST_LOOKUP if worth_it else 0
+        self.draft_cost, slots = self.DRAFT_COST, self.ADAPTED_COST
+        if wide:
+            self.draft_cost, slots = self.WIDE_COST, self.WIDE_ADAPTED_COST
+        if large:
+            self.draft_cost, slots = self.LARGE_WIDE_COST, self.LARGE_ADAPTED_COST
+        self.slots_cost = adapted * slots
+        # With the only draft of a tail, two slots are fed. What a repeated n-gram proposes comes in chains, without.
+        one, tail = self.position_cost + self.draft_cost, 2 * self.position_cost + self.slots_cost
+        self.longest = longest if one + tail < self.TAIL_GAIN else 0
+        self.longest_lookup = self.LONGEST_LOOKUP if one < 1 else 0
         first = self.FORESEEING_CHANCE if foreseeing else self.FIRST_CHANCE
         self.tail = Chances(self.longest, first)
         # Of the tokens that the tail finds beyond those that a repeated n-gram finds as well.
