@@ -217,6 +217,19 @@ def wide_pass():
     return rows
 
 
+DRAFT_COSTS = {"draft-costs-bf16": "bf16", "draft-costs-fp32": "fp32", "draft-costs-avx2": "fp32, AVX2 alone"}
+
+
+@table("draft-costs", *DRAFT_COSTS)
+def draft_costs():
+    found = {name: load(file) for file, name in DRAFT_COSTS.items()}
+    rows = [["", "K = 1, ms", *(f"{part}: cost, price" for part in next(iter(found.values()))["costs"])]]
+    for name, result in found.items():
+        cells = [f"{cost:.2f}, {result['prices'][part]:.2f}" for part, cost in result["costs"].items()]
+        rows.append([name, f"{result['milliseconds']:.0f}", *cells])
+    return rows
+
+
 def tail_ablations(name: str) -> list[list[str]]:
     """What slots foresee, and what a step cost, by the setting that was changed."""
     found = load(name)["rows"]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import average
+import draft_costs
 import pytest
 import ship
 import spec_bench
@@ -149,6 +150,23 @@ def test_wide_pass(folder):
     for of in ("linear layers", "whole model"):
         for kernel in ("plain", "transposed", "swapped", "int8"):
             assert len(found[of, kernel]) == 2 and min(found[of, kernel]) > 0
+
+
+def test_what_drafts_cost_is_found_from_the_seconds_of_steps():
+    fed = [(1, False), (10, False), (5, True), (8, True), (20, True)]
+    steps = [(0.05 * (1 + 0.4 + 0.2 * slots + 0.03 * positions), positions, slots) for positions, slots in fed]
+    held_up, plain = (9.0, 3, True), (0.05, 0, False)
+    found = draft_costs.explained([*steps, held_up, plain], base=0.05)
+    assert found == pytest.approx({"drafting": 0.4, "slots": 0.2, "position": 0.03}, abs=1e-5)
+    widths = {(row["slots"], row["positions"]): row["steps"] for row in draft_costs.by_width([*steps, plain], 0.05)}
+    assert widths == {(False, 1): 1, (False, 8): 1, (True, 4): 1, (True, 8): 1, (True, 16): 1}
+
+
+@pytest.mark.slow  # a process of its own
+def test_draft_costs(folder):
+    result = run(folder, "draft_costs", "tail", "--new-tokens", "24")
+    assert result["milliseconds"] > 0 and {row["slots"] for row in result["widths"]} == {False, True}
+    assert result["prices"] == {"drafting": 0.3, "slots": 0.15, "position": 0.02}
 
 
 @torch.no_grad()
