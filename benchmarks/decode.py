@@ -43,6 +43,7 @@ from transformers import (
 )
 
 from modeling_tokmat import TokMatConfig, TokMatForContinuousLM
+from modeling_tokmat.inputs_tokmat import CACHE
 from trainer.data import load_documents
 
 # Freshly mapped memory is slow on small machines; glibc reads these once, when the process starts.
@@ -216,10 +217,10 @@ def bare_seconds(model, batch: int, prefix: int, positions: int) -> float:
     """Median of 5: a cached forward over some positions and the projection of one of them."""
     cache, width, taken = DynamicCache(config=model.config), model.config.hidden_size, []
     vectors = torch.randn(batch, max(prefix, positions), width, dtype=model.dtype)
-    model.base_model(inputs_embeds=vectors[:, :prefix], past_key_values=cache, use_cache=True)
+    model.base_model(inputs_embeds=vectors[:, :prefix], use_cache=True, **{CACHE: cache})
     for _ in range(5):
         start = time.perf_counter()
-        output = model.base_model(inputs_embeds=vectors[:, :positions], past_key_values=cache, use_cache=True)
+        output = model.base_model(inputs_embeds=vectors[:, :positions], use_cache=True, **{CACHE: cache})
         model.lm_head(output.last_hidden_state[:, -1:])
         taken.append(time.perf_counter() - start)
         cache.crop(-positions)

@@ -33,6 +33,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from modeling_tokmat.inputs_tokmat import CACHE
 from trainer.models import bf16_supported
 
 Kernel = Callable[[torch.Tensor, int], Callable[[torch.Tensor], torch.Tensor]]
@@ -110,12 +111,12 @@ def whole_model(model, layers: list[nn.Linear], positions: int, prefix: int, ker
     """A forward pass behind a cache, logits of every position included."""
     cache = DynamicCache(config=model.config)
     vectors = torch.randn(1, max(prefix, positions), model.config.hidden_size)
-    model(inputs_embeds=vectors[:, :prefix], past_key_values=cache, logits_to_keep=1)
+    model(inputs_embeds=vectors[:, :prefix], logits_to_keep=1, **{CACHE: cache})
     for layer in layers:
         layer.forward = kernel(layer.weight, positions)
 
     def call():
-        model(inputs_embeds=vectors[:, :positions], past_key_values=cache)
+        model(inputs_embeds=vectors[:, :positions], **{CACHE: cache})
         cache.crop(-positions)
 
     found = milliseconds(call, repeats)

@@ -54,8 +54,8 @@ class TailAdapter(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, rank: int, gate: TailGate):
         super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, in_features))
-        self.lora_B = nn.Parameter(torch.empty(out_features, rank))
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=torch.float32))
+        self.lora_B = nn.Parameter(torch.empty(out_features, rank, dtype=torch.float32))
         self.gate = gate
 
     @torch.no_grad()
@@ -131,8 +131,8 @@ class TokMatSuccessorHead(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        self.fc_in = nn.Linear(2 * hidden_size, hidden_size)
-        self.fc_out = nn.Linear(hidden_size, hidden_size)
+        self.fc_in = nn.Linear(2 * hidden_size, hidden_size, dtype=torch.float32)
+        self.fc_out = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
 
     def forward(self, predicted: torch.Tensor, previous: torch.Tensor, radius: float) -> torch.Tensor:
         """z^ of a slot and the committed vector of the token before it, both (..., d) -> z^', (..., d)."""

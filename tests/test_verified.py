@@ -258,6 +258,10 @@ def test_a_large_model_in_float32_drafts_only_what_repeats(make_converted, promp
     fed.clear()
     alone = model.generate(prompt[:1], commit="verified", tail_length=8, **run)
     assert torch.equal(alone.sequences, expected) and alone.num_forwards == 24 and fed == [9] + [1] * 23
+    fed.clear()
+    watched = model.generate(prompt[:1], commit="verified", tail_length=8, output_maturation=True, **run)
+    assert torch.equal(watched.sequences, expected) and fed[0] > 9
+    assert max(step.token_ids.shape[1] for step in watched.maturation) > 1
 
 
 def test_a_streamer_is_shown_what_the_tail_looked_for_alone(make_model, prompt):

@@ -219,13 +219,14 @@ class TokMatGenerationMixin(GenerationMixin):
             several = before.num_return_sequences or several
         done = (0, 0) if before is None else (before.tokens, before.steps)
         noise = DecodingNoise(settings, several, dim, vocabulary.radius, dtype, self.device, done)
-        tail = TAILS[settings.commit](self, vocabulary, settings, noise, batch_size, before)
+        record, stream = Record(generation_config), Stream(streamer)
+        watched = stream.shows_tail or bool(record.maturation)
+        tail = TAILS[settings.commit](self, vocabulary, settings, noise, batch_size, before, watched)
         if cache is not None and self.config.film_scope == "sequence" and self.config.geometry == "sphere":
             told = getattr(cache, "told_tail_length", tail.told_length) if cache.get_seq_length() else tail.told_length
             found, allowed = tail.told_length, f"{told}, which this cache was filled at"
             require(found == told, "tail_length", found, allowed)
             cache.told_tail_length = told
-        record = Record(generation_config)
         late = accelerated(self.device) and tail.lockstep and not record.asked and streamer is None
         ends_by_row = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         ending = Ending(network, settings, stopping_criteria, pad if ends_by_row else None, batch_size, late)
@@ -233,7 +234,7 @@ class TokMatGenerationMixin(GenerationMixin):
         def goes_on(finished):
             return self._has_unfinished_sequences(finished, synced_gpus, device=self.device)
 
-        decode(network, committed, tail, noise, logits_processor, ending, record, Stream(streamer), goes_on)
+        decode(network, committed, tail, noise, logits_processor, ending, record, stream, goes_on)
         if cache is not None and not committed.in_step:
             cache.in_step = False
         # Padded on the right where a row stopped early.

@@ -2,6 +2,8 @@
 """What `forward` may be given. Everything that looks at values does so on the CPU alone: on an accelerator it would
 wait for the device, and a compiled or exported graph could not hold it."""
 
+import warnings
+
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -79,6 +81,8 @@ def one_cache(past_key_values, cache):
     """The cache that was given by either of its names, which every transformers may be handed; refuses both."""
     both = past_key_values is not None and cache is not None
     require(not both, "cache", "given with past_key_values", "the only one of the two, which are the same")
+    if past_key_values is not None and CACHE == "cache":  # as the backbones of this transformers say
+        warnings.warn("`past_key_values` is deprecated: transformers calls it `cache`", FutureWarning, stacklevel=3)
     return past_key_values if cache is None else cache
 
 

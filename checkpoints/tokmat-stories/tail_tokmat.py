@@ -109,9 +109,9 @@ class Tail:
     logits: torch.Tensor
     lockstep = True  # every row commits the same number of tokens at every step, so nothing waits for the device
 
-    def __init__(self, model, vocabulary, settings, noise: DecodingNoise, batch_size: int, state=None):
+    def __init__(self, model, vocabulary, settings, noise: DecodingNoise, batch_size: int, state=None, watched=False):
         self.model, self.vocabulary, self.settings, self.noise = model, vocabulary, settings, noise
-        self.batch_size, self.device = batch_size, noise.device
+        self.batch_size, self.device, self.watched = batch_size, noise.device, watched
         a = tail_maturities(settings.tail_length, **settings.schedule_settings())
         self.maturity_after, self.maturity_before = a[:-1].float(), a[1:].float().to(self.device)
         self.eta = update_rates(a, settings.rate).to(self.device, noise.dtype)
@@ -285,8 +285,8 @@ class StableTail(Tail):
 
     lockstep = False
 
-    def __init__(self, model, vocabulary, settings, noise, batch_size, state=None):
-        super().__init__(model, vocabulary, settings, noise, batch_size, state)
+    def __init__(self, model, vocabulary, settings, noise, batch_size, state=None, watched=False):
+        super().__init__(model, vocabulary, settings, noise, batch_size, state, watched)
         self.waited = torch.zeros(self.batch_size, dtype=torch.long, device=self.device)
         # Nearest neighbours after the last step; -1 where a slot had none.
         self.known = torch.full((self.batch_size, self.settings.tail_length), -1, device=self.device)

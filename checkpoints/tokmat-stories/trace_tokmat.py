@@ -115,6 +115,7 @@ class Stream:
 
     def __init__(self, streamer):
         self.streamer, self.told = streamer, 0
+        self.shows_tail = hasattr(streamer, "put_draft")
 
     def put(self, committed, tail, running: list[bool]) -> None:
         """Tokens that all rows have by now, and the nearest tokens of the tail that remains (`put_draft`).
@@ -129,7 +130,7 @@ class Stream:
         for place in range(self.told, ready):
             self.streamer.put(committed.ids[:, committed.prompt_length + place].cpu())
         self.told = max(ready, self.told)
-        if hasattr(self.streamer, "put_draft"):
+        if self.shows_tail:
             tokens, maturity = tail.nearest_tokens(committed.remaining)
             self.streamer.put_draft(tokens.cpu(), maturity=maturity)
 

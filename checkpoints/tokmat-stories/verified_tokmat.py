@@ -38,7 +38,8 @@ class VerifiedTail(Tail):
         wide = torch.finfo(self.model.dtype).bits > 16
         most, foreseeing = DraftBudget.most(self.settings.tail_length), self.model.config.parallel_tails > 0
         adapted, self.accelerated = self.model.tail_adapters is not None, accelerated(self.device)
-        large = self.model.num_parameters() >= DraftBudget.LARGE
+        # A tail that somebody looks at is there, whatever it costs.
+        large = self.model.num_parameters() >= DraftBudget.LARGE and not self.watched
         self.budget = DraftBudget(most, self.batch_size, wide, foreseeing, adapted, self.accelerated, large)
         looked_up = self.settings.prompt_lookup_num_tokens or 0
         self.lookups = [PromptLookup(looked_up) for _ in range(self.batch_size)]

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import pipeline
 
+from modeling_tokmat.draft_budget_tokmat import DraftBudget
 from trainer.checkpoints import load_model, load_tokenizer
 from trainer.conversion import from_autoregressive
 from trainer.evaluation.metrics import rep_n
@@ -79,7 +80,10 @@ def test_conversion_takes_less_than_three_times_the_weights(source):
     assert json.loads(done.stdout.splitlines()[-1])["convert"]["memory_ratio"] < 3
 
 
-def test_the_tail_in_the_box_commits_the_text_of_the_source_in_fewer_passes(source, tokenizer, tmp_path):
+def test_the_tail_in_the_box_commits_the_text_of_the_source_in_fewer_passes(source, tokenizer, tmp_path, monkeypatch):
+    """Drafting always: as priced, it would not in float32 on a CPU."""
+    for name in [name for name in vars(DraftBudget) if name.endswith("_COST")]:
+        monkeypatch.setattr(DraftBudget, name, 0.0)
     tokmat("attach", SOURCE, ROOT / "checkpoints" / "smollm2-135m-instruct-tail", tmp_path / "smol")
     model = load_model(str(tmp_path / "smol")).eval()
     tokens = forwards = 0
@@ -89,7 +93,7 @@ def test_the_tail_in_the_box_commits_the_text_of_the_source_in_fewer_passes(sour
         assert torch.equal(output.sequences, greedy)
         new = greedy.shape[1] - tokenizer(prompt, return_tensors="pt").input_ids.shape[1]
         tokens, forwards = tokens + new, forwards + new / output.tokens_per_forward
-    assert tokens / forwards > 1.0
+    assert tokens / forwards > 2.0
     chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
     answer = chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=12)[0]["generated_text"]
     assert answer[-1]["role"] == "assistant" and answer[-1]["content"].strip()

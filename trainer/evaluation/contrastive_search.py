@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from transformers import DynamicCache
 from transformers.generation import GenerateDecoderOnlyOutput
 
+from modeling_tokmat.inputs_tokmat import CACHE
+
 
 @torch.no_grad()
 def contrastive_search(model, input_ids, logits_processor, stopping_criteria, generation_config, **kwargs):
@@ -20,7 +22,7 @@ def contrastive_search(model, input_ids, logits_processor, stopping_criteria, ge
     batch, cache = len(input_ids), DynamicCache(config=model.config)
 
     def read(ids):
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True, output_hidden_states=True)
+        output = model(input_ids=ids, use_cache=True, **{CACHE: cache}, output_hidden_states=True)
         return output.logits[:, -1].float(), F.normalize(output.hidden_states[-1].float(), dim=-1)
 
     logits, states = read(input_ids)
