@@ -10,6 +10,7 @@ from trainer.studies.findings import is_done
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_small_budget_on_the_builtin_corpus(tmp_path):
     result = CliRunner().invoke(app, ["reproduce", "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, (result.stderr[-3000:], result.exception)
