@@ -7,6 +7,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from .committed_tokmat import Committed
+from .inputs_tokmat import CACHE
 from .maturation_tokmat import committed_vector
 from .noise_tokmat import DecodingNoise
 from .tail_tokmat import Feed, Tail
@@ -104,7 +105,7 @@ class Network:
         self.outputs: ModelOutput | None = None  # of the last pass
         # Logits are wanted of updated slots alone, not of the positions that forward returns.
         none = torch.empty(0, dtype=torch.long, device=model.device)
-        self.arguments = {"past_key_values": cache, "use_cache": cache is not None, "logits_to_keep": none}
+        self.arguments = {CACHE: cache, "use_cache": cache is not None, "logits_to_keep": none}
         self.arguments |= {name: True for name in outputs}
 
     def prefill(self, committed: Committed, tail: Tail) -> None:

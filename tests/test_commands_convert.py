@@ -104,6 +104,8 @@ def test_what_does_not_fit_is_one_sentence_and_leaves_nothing(source):
         (("attach", SHIPPED_TAIL, source, "out"), "the order is SOURCE ADAPTER OUT"),
         (("convert", source, "out", "--geometry", "sphere", "--tail-adapter-rank", "4"), '"sphere"'),
         (("convert", "nowhere.gguf", "out", "--gguf"), "there is no file nowhere.gguf"),
+        (("convert", "converted", "out"), "converted is a TokMat model already"),
+        (("attach", "converted", SHIPPED_TAIL, "out"), "converted is a TokMat model already"),
     ):
         assert_one_line_error(invoke(*arguments), "tokmat ", words)
     shutil.copytree(source, "windowed")
@@ -152,12 +154,25 @@ def test_a_damaged_tail_adapter_is_named(source):
         ("fingerprint", {}, "`row_norms` is None"),
         ("config", [1], "`config` is [1]"),
         ("config", whole["config"] | {"tail_adapter_rank": 3}, "rank 3 need"),
+        ("config", whole["config"] | {"backbone_config": {}, "copy": True}, "`config` is ['backbone_config', 'copy']"),
         ("generation", whole["generation"] | {"tail_length": "x"}, "`tail_length` is 'x'"),
         ("generation", {"haste": 1}, "`generation` is ['haste']"),
     ):
         path.write_text(json.dumps(whole | {part: value}))
         assert_one_line_error(invoke("attach", source, "tail", "out"), "tokmat attach: ", words)
         assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "tokenizer.json", "adapter_config.json"])
+def test_a_folder_that_holds_part_of_another_model_is_left_alone(source, part):
+    Path("held").mkdir()
+    Path("held", part).write_text("precious")
+    for arguments in (("convert", source, "held"), ("attach", source, SHIPPED_TAIL, "held")):
+        assert_one_line_error(invoke(*arguments), f"tokmat {arguments[0]}: ", f"held already holds {part}")
+    assert [path.name for path in Path("held").iterdir()] == [part]
+    assert Path("held", part).read_text() == "precious"
+    Path("held", part).rename("held/notes.txt")
+    assert invoke("convert", source, "held").exit_code == 0 and Path("held/notes.txt").read_text() == "precious"
 
 
 def test_what_cannot_be_a_backbone_is_refused_before_its_weights_are_read(source, monkeypatch):

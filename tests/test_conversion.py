@@ -333,6 +333,10 @@ def test_a_tail_that_does_not_fit_is_refused(tmp_path):
     fewer = dict(list(tensors.items())[1:])
     with pytest.raises(ValueError, match="missing"):
         attach(make_source("llama tied"), values, fewer)
+    for value, words in ((torch.full((2, 2), torch.nan), "not finite"), (torch.ones(2, 2).to(torch.int8), "int8")):
+        save_file(tensors | {next(iter(tensors)): value}, tmp_path / WEIGHTS)
+        with pytest.raises(ValueError, match=f"damaged: `{next(iter(tensors))}` is .*{words}"):
+            load_tail_adapter(str(tmp_path))
     (tmp_path / WEIGHTS).write_bytes(b"broken")
     with pytest.raises(ValueError, match="damaged"):
         load_tail_adapter(str(tmp_path))

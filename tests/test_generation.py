@@ -4,6 +4,7 @@
 import logging
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from modeling_tokmat import TokMatForContinuousLM, TokMatGenerateOutput
+from modeling_tokmat.inputs_tokmat import CACHE
 from modeling_tokmat.maturation_tokmat import tail_maturities
 
 TAIL_LENGTHS = (1, 3, 16)
@@ -211,6 +213,18 @@ def test_a_callers_own_decoding_loop_is_passed_through(make_model, prompt):
         return input_ids[:, :1]
 
     assert torch.equal(make_model().generate(prompt, custom_generate=loop, max_new_tokens=3), prompt[:, :1])
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("commit", ["front", "stable", "verified"])
+def test_the_cache_goes_by_the_name_that_transformers_has_for_it(make_model, prompt, commit):
+    model = make_model()
+    model.generate(prompt, max_new_tokens=4, tail_length=3, commit=commit, eos_token_id=None)
+    model.train()(prompt, labels=prompt)
+    cache = DynamicCache()
+    with pytest.warns(FutureWarning, match="is deprecated") if CACHE == "cache" else nullcontext():
+        model.eval()(prompt, past_key_values=cache, use_cache=True, tail_length=4)
+    assert cache.get_seq_length() == prompt.shape[1]
 
 
 def test_continuing_from_a_cache(make_model, prompt):

@@ -42,11 +42,14 @@ def check_folder(name: str, told: str = "--output ") -> None:
 
 def check_new(folder: Path) -> None:
     """Raises:
-    ValueError: a model cannot be saved in `folder`, which holds one or cannot be a folder.
+    ValueError: a model cannot be saved in `folder`, which holds one or part of one, or cannot be a folder.
     """
     check_folder(str(folder), "")
     if is_finished(folder):
         raise ValueError(f"{folder} already holds a model: choose another folder, or delete it")
+    parts = (path.name for pattern in (*OUTPUTS, "adapter_config.json") for path in folder.glob(pattern))
+    if (part := next(parts, None)) is not None:
+        raise ValueError(f"{folder} already holds {part}, a part of some model: choose another folder, or delete it")
 
 
 def is_finished(folder: Path) -> bool:

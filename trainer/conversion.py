@@ -194,6 +194,16 @@ def probe_rows(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> torch.T
     return torch.tensor(ids[: len(ids) // length * length][: rows * length]).view(-1, length)
 
 
+def check_source(source: str) -> None:
+    """Raises:
+    ValueError: by its configuration `source` is no model that a TokMat model can start from.
+    """
+    config = load_config(source)
+    if config.model_type == TokMatConfig.model_type:
+        raise ValueError(f"{source} is a TokMat model already: name the autoregressive one that it was made from")
+    TokMatConfig(backbone_config=config)
+
+
 def convert_folder(
     source: str, folder: Path, geometry: str = "pretrained", tail_adapter_rank: int = 0, gguf: Path | None = None
 ) -> Agreement:
@@ -212,7 +222,7 @@ def convert_folder(
     if gguf is not None:
         model, tokenizer = load_gguf(gguf)
     else:
-        TokMatConfig(backbone_config=load_config(source))  # what cannot be a backbone is not loaded at all
+        check_source(source)  # what cannot be a backbone is not loaded at all
         model = load_model(source, dtype="auto").eval()
         tokenizer = load_tokenizer(source)
     check_vocabulary(tokenizer, model.config, source)

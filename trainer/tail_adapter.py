@@ -33,7 +33,7 @@ from .checkpoints import (
     save_origin,
     save_whole,
 )
-from .conversion import Agreement, agreement, from_autoregressive, probe_rows
+from .conversion import Agreement, agreement, check_source, from_autoregressive, probe_rows
 
 WEIGHTS, CONFIG = "tail_adapter.safetensors", "tail_adapter_config.json"
 ADAPTERS = ADDED_FOR_THE_TAIL[0]
@@ -114,7 +114,11 @@ def load_tail_adapter(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         check_values(values)
-        return values, load_file(folder / WEIGHTS)
+        tensors = load_file(folder / WEIGHTS)
+        for name, weight in tensors.items():
+            fits = weight.is_floating_point() and weight.isfinite().all()
+            require(fits, name, "not finite" if weight.is_floating_point() else weight.dtype, "finite numbers")
+        return values, tensors
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"the tail adapter in {name} is damaged: {error}") from error
 
@@ -129,6 +133,8 @@ def check_values(values) -> None:
     norms = parts["fingerprint"].get("row_norms")
     numbers = isinstance(norms, list) and len(norms) == FINGERPRINT_ROWS and all(is_number(norm, 0) for norm in norms)
     require(numbers, "row_norms", norms, f"{FINGERPRINT_ROWS} numbers")
+    unknown = sorted(parts["config"].keys() - (set(tokmat_fields()) - _OF_THE_SOURCE))
+    require(not unknown, "config", unknown, "without these, which are no fields of a tail")
     unknown = sorted(parts["generation"].keys() - set(SETTINGS))
     require(not unknown, "generation", unknown, f"among {', '.join(SETTINGS)}")
     MaturationSettings(**parts["generation"])
@@ -192,6 +198,7 @@ def attach_folder(source: str, adapter: str, folder: Path) -> Agreement:
     if (Path(source).expanduser() / CONFIG).is_file() and not (Path(adapter).expanduser() / CONFIG).is_file():
         raise ValueError(f"{source} is a tail adapter, not a source: the order is SOURCE ADAPTER OUT")
     values, tensors = load_tail_adapter(adapter)
+    check_source(source)
     model = load_model(source, dtype="auto").eval()
     tokenizer = load_tokenizer(source)
     check_vocabulary(tokenizer, model.config, source)
