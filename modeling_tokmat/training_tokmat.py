@@ -243,7 +243,8 @@ def _on_the_line(model, tails: SimulatedTails, content: torch.Tensor, documents:
 def _beside(model, tails: SimulatedTails, content: torch.Tensor, documents: torch.Tensor, inputs: dict) -> dict:
     """What the slots show beside a frozen source, which has read the committed vectors `content` once, without
     gradient, and whose keys and values they read. The regression draws them to what it predicts at their places."""
-    checkpointing = model.is_gradient_checkpointing and model.training
+    # transformers renamed its own property of this in 5.24.
+    checkpointing = model.training and any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
     require(not checkpointing, "gradient_checkpointing", True, 'False when train is "tail": slots read a cache')
     cache, vocabulary = DynamicCache(config=model.config.get_text_config()), model.vocabulary()
     with torch.no_grad():

@@ -217,10 +217,11 @@ def test_a_callers_own_decoding_loop_is_passed_through(make_model, prompt):
 
 @pytest.mark.filterwarnings("error::FutureWarning")
 @pytest.mark.parametrize("commit", ["front", "stable", "verified"])
-def test_the_cache_goes_by_the_name_that_transformers_has_for_it(make_model, prompt, commit):
+def test_nothing_goes_by_a_name_that_transformers_has_no_longer(make_model, make_converted, prompt, commit):
     model = make_model()
     model.generate(prompt, max_new_tokens=4, tail_length=3, commit=commit, eos_token_id=None)
-    model.train()(prompt, labels=prompt)
+    for trained in (model, make_converted()):
+        trained.train()(prompt, labels=prompt)
     cache = DynamicCache()
     with pytest.warns(FutureWarning, match="is deprecated") if CACHE == "cache" else nullcontext():
         model.eval()(prompt, past_key_values=cache, use_cache=True, tail_length=4)
