@@ -116,7 +116,7 @@ def load_tail_adapter(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
         check_values(values)
         tensors = load_file(folder / WEIGHTS)
         for name, weight in tensors.items():
-            fits = weight.is_floating_point() and weight.isfinite().all()
+            fits = weight.is_floating_point() and bool(weight.isfinite().all())
             require(fits, name, "not finite" if weight.is_floating_point() else weight.dtype, "finite numbers")
         return values, tensors
     except (ValueError, SafetensorError) as error:
