@@ -81,7 +81,8 @@ def one_cache(past_key_values, cache):
     """The cache that was given by either of its names, which every transformers may be handed; refuses both."""
     both = past_key_values is not None and cache is not None
     require(not both, "cache", "given with past_key_values", "the only one of the two, which are the same")
-    if past_key_values is not None and CACHE == "cache":  # as the backbones of this transformers say
+    # As the backbones of this transformers say; but a compiled graph cannot hold a warning.
+    if past_key_values is not None and CACHE == "cache" and not torch.compiler.is_compiling():
         warnings.warn("`past_key_values` is deprecated: transformers calls it `cache`", FutureWarning, stacklevel=3)
     return past_key_values if cache is None else cache
 
