@@ -114,6 +114,16 @@ def allocator_set() -> bool:
     return all(os.environ.get(name) == value for name, value in ALLOCATOR.items())
 
 
+def restart_tuned(keep_environment: bool, announce: bool = False) -> None:
+    """Start this process anew, once, with the allocator's variables set; not where they are, or are to stay away."""
+    if sys.platform != "linux" or keep_environment or allocator_set():
+        return
+    if announce:
+        variables = " ".join(f"{name}={value}" for name, value in ALLOCATOR.items())
+        print(f"Restarting once with {variables}", file=sys.stderr, flush=True)
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
+
+
 def progress_bar() -> Progress:
     columns = TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=Console(stderr=True))
@@ -387,11 +397,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    if sys.platform == "linux" and not args.keep_environment and not allocator_set():
-        print(
-            "Restarting once with " + " ".join(f"{k}={v}" for k, v in ALLOCATOR.items()), file=sys.stderr, flush=True
-        )
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
+    restart_tuned(args.keep_environment, announce=True)
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()

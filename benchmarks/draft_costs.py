@@ -15,8 +15,6 @@ line on stdout is one JSON object.
 """
 
 import argparse
-import os
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -25,14 +23,13 @@ from statistics import median
 import torch
 import transformers
 from decode import (
-    ALLOCATOR,
     DTYPES,
-    allocator_set,
     command_line,
     machine_facts,
     machine_line,
     progress_bar,
     report,
+    restart_tuned,
     stdout_console,
 )
 from rich.table import Table
@@ -114,8 +111,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    if sys.platform == "linux" and not args.keep_environment and not allocator_set():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
+    restart_tuned(args.keep_environment)
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()

@@ -16,9 +16,7 @@ object.
 import argparse
 import copy
 import json
-import os
 import statistics
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -26,7 +24,6 @@ from pathlib import Path
 import torch
 import transformers
 from decode import (
-    ALLOCATOR,
     DTYPES,
     allocator_set,
     command_line,
@@ -34,6 +31,7 @@ from decode import (
     machine_line,
     progress_bar,
     report,
+    restart_tuned,
     stdout_console,
 )
 from rich.table import Table
@@ -208,8 +206,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    if sys.platform == "linux" and not args.keep_environment and not allocator_set():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
+    restart_tuned(args.keep_environment)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.draft_always:
